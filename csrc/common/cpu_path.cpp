@@ -1,0 +1,80 @@
+#include "common/cpu_path.h"
+
+#include <atomic>
+#include <stdexcept>
+
+namespace ginr {
+namespace {
+
+std::atomic<int> g_path{-1};
+
+CpuPath fastest() {
+  CpuPath best = CpuPath::portable;
+  for (CpuPath path : compiled_paths()) {
+    if (supported(path)) best = path;
+  }
+  return best;
+}
+
+}  // namespace
+
+const char* name(CpuPath path) {
+  switch (path) {
+    case CpuPath::avx512: return "avx512";
+    case CpuPath::avx2: return "avx2";
+    default: return "portable";
+  }
+}
+
+std::vector<CpuPath> compiled_paths() {
+  return {
+    CpuPath::portable,
+#if defined(GINR_HAS_avx2)
+    CpuPath::avx2,
+#endif
+#if defined(GINR_HAS_avx512)
+    CpuPath::avx512,
+#endif
+  };
+}
+
+bool supported(CpuPath path) {
+#if defined(GINR_HAS_avx512)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (path == CpuPath::avx2) return avx2;
+  if (path == CpuPath::avx512) {
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  }
+#endif
+  return path == CpuPath::portable;
+}
+
+CpuPath cpu_path() {
+  int path = g_path.load(std::memory_order_relaxed);
+  if (path < 0) {
+    path = static_cast<int>(fastest());
+    g_path.store(path, std::memory_order_relaxed);
+  }
+  return static_cast<CpuPath>(path);
+}
+
+void force_cpu_path(const std::string& wanted) {
+  if (wanted.empty()) {
+    g_path.store(static_cast<int>(fastest()));
+    return;
+  }
+  std::string usable;
+  for (CpuPath path : compiled_paths()) {
+    if (!supported(path)) continue;
+    if (wanted == name(path)) {
+      g_path.store(static_cast<int>(path));
+      return;
+    }
+    usable += (usable.empty() ? "" : ", ") + std::string(name(path));
+  }
+  throw std::invalid_argument("expected a vector path this build and processor have (" + usable +
+                              "), got '" + wanted + "'");
+}
+
+}  // namespace ginr

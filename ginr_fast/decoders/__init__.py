@@ -1,0 +1,1 @@
+"""``nn.Module`` decoders to drop into a model."""

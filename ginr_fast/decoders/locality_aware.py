@@ -1,0 +1,268 @@
+"""The locality-aware decoder of LA-GINR as a drop-in module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ginr_fast.coords import CoordinateGrid
+from ginr_fast.ops import dispatch
+from ginr_fast.ops.checks import check_tensor
+from ginr_fast.ops.locality_decode.op import locality_decode
+from ginr_fast.ops.locality_decode.weights import LocalityWeights
+
+
+def log_spaced_frequencies(count: int, bandwidth: float, lowest: float = 1.0) -> Tensor:
+    """ω_j = lowest·(σ/lowest)^{j/(n−1)}, j = 0..n−1: ``(n,)`` float64 (LA-GINR eq. 2 with lowest 1)."""
+    exponents = torch.arange(count, dtype=torch.float64) / max(count - 1, 1)
+    return lowest * (bandwidth / lowest) ** exponents
+
+
+class LocalityAwareDecoder(nn.Module):
+    """Coordinates and latent tokens to values: selective token aggregation, then multi-band
+    feature modulation.
+
+    Source: Locality-Aware Generalizable Implicit Neural Representation, arXiv 2310.05624,
+    section 3.3. The defaults are the paper's sizes for images; the equation is that of
+    :func:`ginr_fast.locality_decode`.
+
+    Args:
+        coord_dim: c, coordinates of a point (2 for images, 6 for Plücker rays).
+        out_dim: channels of a value.
+        token_dim: width of a latent token.
+        hidden_dim: d, width of the decoder.
+        feature_dim: F, Fourier features of a band; rounded down to ``2·c·⌊F/2c⌋``.
+        bandwidths: σ_1 ≥ … ≥ σ_L, one a band.
+        query_bandwidth: σ_q.
+        heads: H of the cross-attention.
+        head_dim: width of a head; ``hidden_dim / heads`` if None, else free of it.
+        lowest_frequency: ω_0 of every band (1 as published; 10 and e occur).
+        frequencies: L tensors of ``n`` frequencies each, instead of the log-spaced ones.
+        query_frequencies: likewise for the query.
+        attention_bias: biases in the query, key, value and output projections.
+        share_key_value: one projection serves as keys and values.
+        query_linear: an extra linear map between the query feature and the attention.
+        output_projection: W_o after the attention.
+        modulation_relu: a ReLU after feature + modulation, as published.
+
+    Raises:
+        ValueError: a size below 1, no bandwidth, frequencies of the wrong number, or heads that
+            do not divide ``hidden_dim`` while ``head_dim`` is None.
+
+    Example:
+        >>> import torch, ginr_fast
+        >>> decoder = ginr_fast.LocalityAwareDecoder(token_dim=32, hidden_dim=64, feature_dim=64)
+        >>> tokens = torch.randn(2, 16, 32)
+        >>> decoder(ginr_fast.grid(12, 10), tokens).shape
+        torch.Size([2, 12, 10, 3])
+        >>> decoder(torch.rand(2, 100, 2), tokens).shape
+        torch.Size([2, 100, 3])
+    """
+
+    query_frequencies: Tensor
+    band_frequencies: Tensor
+
+    def __init__(
+        self,
+        coord_dim: int = 2,
+        out_dim: int = 3,
+        token_dim: int = 256,
+        hidden_dim: int = 256,
+        feature_dim: int = 256,
+        bandwidths: Sequence[float] = (128, 32),
+        query_bandwidth: float = 16,
+        heads: int = 2,
+        head_dim: int | None = None,
+        *,
+        lowest_frequency: float = 1.0,
+        frequencies: Sequence[Tensor] | None = None,
+        query_frequencies: Tensor | None = None,
+        attention_bias: bool = True,
+        share_key_value: bool = False,
+        query_linear: bool = False,
+        output_projection: bool = True,
+        modulation_relu: bool = True,
+    ):
+        super().__init__()
+        sizes = {
+            "coord_dim": coord_dim,
+            "out_dim": out_dim,
+            "token_dim": token_dim,
+            "hidden_dim": hidden_dim,
+            "heads": heads,
+        }
+        for name, size in sizes.items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+        levels = len(bandwidths) if frequencies is None else len(frequencies)
+        if levels < 1:
+            raise ValueError("bandwidths: expected at least one band")
+        if head_dim is None:
+            if hidden_dim % heads:
+                raise ValueError(
+                    f"heads: {heads} do not divide hidden_dim {hidden_dim}; give head_dim"
+                )
+            head_dim = hidden_dim // heads
+        elif head_dim < 1:
+            raise ValueError(f"head_dim: expected a positive integer, got {head_dim!r}")
+        count = feature_dim // (2 * coord_dim)
+        if count < 1 and (frequencies is None or query_frequencies is None):
+            raise ValueError(
+                f"feature_dim: expected at least {2 * coord_dim} (2 x coord_dim), got {feature_dim}"
+            )
+        for bandwidth in (*bandwidths, query_bandwidth, lowest_frequency):
+            if not bandwidth > 0:
+                raise ValueError(f"bandwidths: expected positive numbers, got {bandwidth!r}")
+        if frequencies is None:
+            frequencies = [log_spaced_frequencies(count, s, lowest_frequency) for s in bandwidths]
+        if query_frequencies is None:
+            query_frequencies = log_spaced_frequencies(count, query_bandwidth, lowest_frequency)
+        bands = [torch.as_tensor(band, dtype=torch.float64) for band in frequencies]
+        if any(band.ndim != 1 or band.shape != bands[0].shape for band in bands):
+            raise ValueError("frequencies: expected 1-D tensors of one length")
+
+        self.coord_dim, self.out_dim, self.token_dim = coord_dim, out_dim, token_dim
+        self.hidden_dim, self.heads, self.head_dim = hidden_dim, heads, head_dim
+        self.modulation_relu = modulation_relu
+        query = torch.as_tensor(query_frequencies, dtype=torch.float64)
+        self.register_buffer("query_frequencies", query.float())
+        self.register_buffer("band_frequencies", torch.stack(bands).float())
+
+        inner = heads * head_dim
+        attended = hidden_dim if output_projection else inner
+        features = 2 * coord_dim * bands[0].shape[0]
+        self.query_feature = nn.Linear(2 * coord_dim * query.shape[0], hidden_dim)
+        self.query_linear = nn.Linear(hidden_dim, hidden_dim) if query_linear else None
+        self.query_projection = nn.Linear(hidden_dim, inner, bias=attention_bias)
+        self.key_projection = nn.Linear(token_dim, inner, bias=attention_bias)
+        self.value_projection = (
+            self.key_projection
+            if share_key_value
+            else nn.Linear(token_dim, inner, bias=attention_bias)
+        )
+        self.output_projection = (
+            nn.Linear(inner, hidden_dim, bias=attention_bias) if output_projection else None
+        )
+        self.band_features = nn.ModuleList(
+            nn.Linear(features, hidden_dim) for _ in range(levels)
+        )
+        self.modulations = nn.ModuleList(nn.Linear(attended, hidden_dim) for _ in range(levels))
+        self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(levels - 1))
+        self.outputs = nn.ModuleList(nn.Linear(hidden_dim, out_dim) for _ in range(levels))
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> LocalityAwareDecoder:
+        # Half precision would destroy the phases: the frequencies move, but never below float32.
+        kept = {n: getattr(self, n) for n in ("query_frequencies", "band_frequencies")}
+        super()._apply(fn, recurse)
+        for name, before in kept.items():
+            after = getattr(self, name)
+            if after.dtype not in (torch.float32, torch.float64):
+                setattr(self, name, before.to(after.device))
+        return self
+
+    @property
+    def levels(self) -> int:
+        """L, the number of bands."""
+        return len(self.band_features)
+
+    def weights(self) -> LocalityWeights:
+        """The operator's parameters as differentiable functions of this module's."""
+
+        def bias_of(layer: nn.Linear) -> Tensor:
+            return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
+
+        projection, projection_bias = (
+            self.query_projection.weight,
+            bias_of(self.query_projection),
+        )
+        if self.query_linear is not None:
+            projection_bias = projection_bias + projection @ self.query_linear.bias
+            projection = projection @ self.query_linear.weight
+        wo = self.output_projection
+        width = self.hidden_dim
+        empty = self.query_feature.weight
+        return LocalityWeights(
+            query_frequencies=self.query_frequencies,
+            query_weight=self.query_feature.weight,
+            query_bias=self.query_feature.bias,
+            projection_weight=projection,
+            projection_bias=projection_bias,
+            attention_output_weight=None if wo is None else wo.weight,
+            attention_output_bias=None if wo is None else bias_of(wo),
+            band_frequencies=self.band_frequencies,
+            band_weight=torch.stack([layer.weight for layer in self.band_features]),
+            band_bias=torch.stack([layer.bias for layer in self.band_features]),
+            modulation_weight=torch.stack([layer.weight for layer in self.modulations]),
+            modulation_bias=torch.stack([layer.bias for layer in self.modulations]),
+            hidden_weight=(
+                torch.stack([layer.weight for layer in self.hidden])
+                if len(self.hidden)
+                else empty.new_empty(0, width, width)
+            ),
+            hidden_bias=(
+                torch.stack([layer.bias for layer in self.hidden])
+                if len(self.hidden)
+                else empty.new_empty(0, width)
+            ),
+            output_weight=torch.stack([layer.weight for layer in self.outputs]),
+            output_bias=torch.stack([layer.bias for layer in self.outputs]).sum(0),
+        )
+
+    def keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected keys and values of the tokens: ``(B, R, token_dim)`` to two ``(B, H, R, ·)``."""
+
+        def by_head(projected: Tensor) -> Tensor:
+            return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+
+        keys = by_head(self.key_projection(tokens))
+        if self.value_projection is self.key_projection:
+            return keys, keys
+        return keys, by_head(self.value_projection(tokens))
+
+    def forward(self, coords: Tensor | CoordinateGrid, tokens: Tensor) -> Tensor:
+        """Values at the coordinates.
+
+        Args:
+            coords: ``(B, ..., c)``, or ``(..., c)`` shared by the batch, or a ``CoordinateGrid``;
+                float32 or float64. ``(N, c)`` is always shared; with three or more dimensions the
+                first counts as the batch where it is B or 1.
+            tokens: ``(B, R, token_dim)``, in the dtype of the parameters unless autocast is on.
+
+        Returns:
+            ``(B, ..., out_dim)``.
+
+        Raises:
+            TypeError, ValueError: naming ``coords`` or ``tokens``.
+        """
+        check_tensor("tokens", tokens, ("B", "R", self.token_dim))
+        parameter = self.query_feature.weight
+        if tokens.device != parameter.device:
+            raise ValueError(f"tokens: expected device {parameter.device}, got {tokens.device}")
+        if tokens.shape[1] < 1:
+            raise ValueError("tokens: expected at least one token an instance, got 0")
+        if tokens.dtype != parameter.dtype and not torch.is_autocast_enabled(tokens.device.type):
+            raise TypeError(f"tokens: expected dtype {parameter.dtype}, got {tokens.dtype}")
+        if isinstance(coords, (Tensor, CoordinateGrid)):
+            dims = coords.coord_dim if isinstance(coords, CoordinateGrid) else coords.shape[-1:]
+            if dims not in (self.coord_dim, (self.coord_dim,)):
+                raise ValueError(
+                    f"coords: expected {self.coord_dim} coordinates a point, got "
+                    f"{dims if isinstance(dims, int) else tuple(coords.shape)}"
+                )
+        keys, values = self.keys_and_values(tokens)
+        return locality_decode(
+            coords,
+            keys,
+            values,
+            self.weights(),
+            scale=self.head_dim**-0.5,
+            modulation_relu=self.modulation_relu,
+        )
+
+    def extra_repr(self) -> str:
+        backend = dispatch.forced_backend() or "auto"
+        return f"levels={self.levels}, heads={self.heads}, backend={backend}"

@@ -1,0 +1,6 @@
+"""Encoders: from an instance to latent tokens."""
+
+from ginr_fast.encoders.tokenizer import PatchTokenizer
+from ginr_fast.encoders.transformer import LatentEncoder, TransformerBlock
+
+__all__ = ["LatentEncoder", "PatchTokenizer", "TransformerBlock"]

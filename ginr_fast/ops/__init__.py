@@ -1,0 +1,1 @@
+"""The operators. One folder each; ``dispatch.py`` chooses a backend."""

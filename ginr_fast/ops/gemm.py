@@ -1,0 +1,63 @@
+"""Matrix products for the blocked backends, through the fastest library at hand.
+
+On x86 CPUs oneDNN's inner product runs float32 with AVX-512 where PyTorch's default BLAS may stay
+at AVX2, and fuses bias and ReLU. PyTorch exposes it as ``torch.ops.mkldnn._linear_pointwise``;
+where that is missing, or for other devices and dtypes, ordinary PyTorch serves. The choice
+depends on the installation alone, so results are the same from run to run.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_ONEDNN_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def _onednn_present() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+_PRESENT = _onednn_present()
+
+
+def uses_onednn(x: Tensor) -> bool:
+    """Whether products of tensors like ``x`` go through oneDNN."""
+    return (
+        _PRESENT
+        and x.device.type == "cpu"
+        and x.dtype in _ONEDNN_DTYPES
+        and bool(torch.backends.mkldnn.enabled)
+    )
+
+
+def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype in which to compute: float32 for half precisions a CPU has no instructions for."""
+    if device.type != "cpu" or dtype in (torch.float32, torch.float64):
+        return dtype
+    if dtype == torch.bfloat16 and _PRESENT and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return dtype
+    return torch.float32
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """``x @ weight.T + bias``, optionally ReLU: ``(rows, k)``, ``(n, k)``, ``(n,)`` to ``(rows, n)``.
+
+    Operands may be strided views. Not differentiable.
+    """
+    if uses_onednn(x):
+        return torch.ops.mkldnn._linear_pointwise(
+            x, weight, bias, "relu" if relu else "none", [], ""
+        )
+    y = F.linear(x, weight, bias)
+    return y.relu_() if relu else y
+
+
+def transposed_product(x: Tensor, y: Tensor) -> Tensor:
+    """``x.T @ y``: ``(rows, m)`` and ``(rows, n)`` to ``(m, n)``. Not differentiable."""
+    if uses_onednn(x) and x.dtype == torch.float32:
+        return torch.ops.mkldnn._linear_pointwise(
+            x.t().contiguous(), y.t(), None, "none", [], ""
+        )
+    return torch.mm(x.t(), y)

@@ -1,0 +1,220 @@
+"""The blocked backend: exact algebra, coordinate blocks that stay in cache, recomputation.
+
+Forward, for a block of n coordinates and a few instances (rows = instances × n; all products below
+are library GEMMs on (rows, ·) matrices):
+
+    q = ReLU(W_q γ + b_q), f = ReLU(W_F γ + b_F)      once a block when coordinates are shared
+    Q = W_Q q + b_Q                                    absent when folded into the keys
+    P_h = softmax(Q_h K_hᵀ + bias_h),  a = [P_h V_h]   an instance and head at a time
+    M = ReLU(W_m a + b_m + f)                          all L levels in one product, (rows, L·d)
+    h¹ = M¹;  h^ℓ = ReLU(W^ℓ (M^ℓ + h^{ℓ−1}) + b^ℓ);  y = Σ W_out^ℓ h^ℓ + b_out
+
+Backward: each block is recomputed, then walked in reverse; the gradients of q and f are summed
+over the instances before they go back through W_q and W_F. Nothing of size N×d is ever stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ginr_fast.ops import gemm
+from ginr_fast.ops.locality_decode.features import (
+    Band,
+    Block,
+    GridFeatures,
+    PointFeatures,
+    blocks,
+)
+from ginr_fast.ops.locality_decode.weights import LocalityWeights
+
+# Rows of a block: on a CPU the operands of one product then sit in the second-level cache; on a
+# GPU a block must be large enough to fill the device.
+CPU_ROWS = 1024
+GPU_ROWS = 32768
+
+
+@dataclass
+class _Activations:
+    """What one (block, instances) step leaves for its backward."""
+
+    probabilities: list[list[Tensor]]
+    """P by instance and head, (n, R)."""
+    attended: Tensor | None
+    """a, (rows, H·dv); None with folded values."""
+    modulated: Tensor
+    """M, (rows, L·d)."""
+    mixed: list[Tensor]
+    """M^ℓ + h^{ℓ−1} for ℓ ≥ 2, (rows, d)."""
+    hidden: list[Tensor]
+    """h^ℓ, (rows, d)."""
+
+
+class _Call:
+    """The constants of one call, and the forward of one step."""
+
+    def __init__(
+        self,
+        coords: Tensor,
+        grid_shape: list[int],
+        keys: Tensor,
+        values: Tensor,
+        logit_bias: Tensor | None,
+        weights: LocalityWeights,
+        modulation_relu: bool,
+    ):
+        dtype = gemm.compute_dtype(keys.dtype, keys.device)
+        self.dtype = dtype
+        self.accumulator = torch.float64 if dtype == torch.float64 else torch.float32
+        self.keys, self.values = keys.to(dtype), values.to(dtype)
+        self.logit_bias = None if logit_bias is None else logit_bias.to(dtype)
+        self.w = w = weights.to_dtype(dtype)
+        self.modulation_relu = modulation_relu
+        self.batch, self.heads, self.tokens, self.key_dim = keys.shape
+        self.value_dim = values.shape[-1]
+        bands = [Band(w.query_frequencies, w.query_weight, w.query_bias)]
+        bands += [
+            Band(w.band_frequencies[i], w.band_weight[i], w.band_bias[i]) for i in range(w.levels)
+        ]
+        self.features: GridFeatures | PointFeatures
+        if grid_shape:
+            self.features = GridFeatures(coords.flatten().split(grid_shape), bands, dtype)
+        else:
+            self.features = PointFeatures(coords, bands, dtype)
+        self.shared = bool(grid_shape) or coords.shape[0] == 1
+        self.count = self.features.lines * self.features.line_length
+        self.rows = CPU_ROWS if keys.device.type == "cpu" else GPU_ROWS
+        if w.modulation_weight is not None:
+            self.modulation = w.modulation_weight.flatten(0, 1)  # (L·d, H·dv)
+        self.modulation_bias = w.modulation_bias.flatten()
+        self.output = torch.cat(tuple(w.output_weight), dim=-1)  # (out, L·d)
+
+    def blocks(self) -> list[Block]:
+        return list(blocks(self.features.lines, self.features.line_length, self.rows))
+
+    def instances(self, block: Block) -> list[slice]:
+        """The batch in groups that make about ``rows`` rows with this block."""
+        step = max(1, self.rows // block.count)
+        return [slice(i, min(i + step, self.batch)) for i in range(0, self.batch, step)]
+
+    def queries(self, q: Tensor) -> Tensor:
+        """Q, (rows, H·dq); q itself when the projection is folded into the keys."""
+        if self.w.projection_weight is None:
+            return q
+        return gemm.linear(q, self.w.projection_weight, self.w.projection_bias)
+
+    def head(self, queries: Tensor, head: int) -> Tensor:
+        """The slice of Q that head h sees."""
+        if self.w.projection_weight is None:
+            return queries
+        return queries[:, head * self.key_dim : (head + 1) * self.key_dim]
+
+    def rows_of(self, tensor: Tensor, position: int, count: int) -> Tensor:
+        """The rows of one instance of a group, or all of them when coordinates are shared."""
+        return tensor if self.shared else tensor[position * count : (position + 1) * count]
+
+    def attend(self, queries: Tensor, instance: int) -> tuple[list[Tensor], list[Tensor]]:
+        """P_h and P_h V_h of one instance."""
+        probabilities, attended = [], []
+        for head in range(self.heads):
+            bias = None if self.logit_bias is None else self.logit_bias[instance, head]
+            logits = gemm.linear(self.head(queries, head), self.keys[instance, head], bias)
+            p = torch.softmax(logits, dim=-1)
+            probabilities.append(p)
+            attended.append(gemm.linear(p, self.values[instance, head].t()))
+        return probabilities, attended
+
+    def step(
+        self, queries: Tensor, features: list[Tensor], group: slice, count: int, keep: bool
+    ) -> tuple[Tensor, _Activations | None]:
+        """y, (rows, out), of a group of instances on a block; and what its backward needs."""
+        w, width = self.w, self.w.width
+        size = group.stop - group.start
+        folded = w.modulation_weight is None
+        attended = queries.new_empty(size * count, self.heads * self.value_dim)
+        modulated = queries.new_empty(0)
+        probabilities = []
+        if folded:
+            modulated = queries.new_empty(size * count, w.levels * width)
+        for position in range(size):
+            p, heads = self.attend(
+                self.rows_of(queries, position, count), group.start + position
+            )
+            rows = slice(position * count, (position + 1) * count)
+            if keep:
+                probabilities.append(p)
+            if folded:
+                total = heads[0]
+                for other in heads[1:]:
+                    total += other
+                torch.add(total, self.modulation_bias, out=modulated[rows])
+            else:
+                torch.cat(heads, dim=-1, out=attended[rows])
+        if not folded:
+            modulated = gemm.linear(attended, self.modulation, self.modulation_bias)
+        levels = modulated.unflatten(0, (size, count)).unflatten(-1, (w.levels, width))
+        for level, feature in enumerate(features):
+            levels[:, :, level] += feature.view(-1, count, width)
+        if self.modulation_relu:
+            modulated.relu_()
+
+        hidden, mixed = [modulated[:, :width]], []
+        for level in range(1, w.levels):
+            x = modulated[:, level * width : (level + 1) * width] + hidden[-1]
+            mixed.append(x)
+            hidden.append(
+                gemm.linear(x, w.hidden_weight[level - 1], w.hidden_bias[level - 1], relu=True)
+            )
+        y = torch.addmm(w.output_bias, hidden[0], w.output_weight[0].t())
+        for level in range(1, w.levels):
+            y.addmm_(hidden[level], w.output_weight[level].t())
+        if not keep:
+            return y, None
+        return y, _Activations(
+            probabilities, None if folded else attended, modulated, mixed, hidden
+        )
+
+
+def forward(
+    coords: Tensor,
+    grid_shape: list[int],
+    keys: Tensor,
+    values: Tensor,
+    logit_bias: Tensor | None,
+    weights: LocalityWeights,
+    modulation_relu: bool,
+) -> Tensor:
+    """``(B, N, out)``; coords ``(B or 1, N, c)``, or the concatenated axes of a grid."""
+    call = _Call(coords, grid_shape, keys, values, logit_bias, weights, modulation_relu)
+    out = keys.new_empty(call.batch, call.count, weights.out_dim)
+    for block in call.blocks():
+        shared: tuple[Tensor, list[Tensor]] | None = None
+        for group in call.instances(block):
+            if shared is None or not call.shared:
+                q, *features = call.features.forward(block, group, keep=False)
+                shared = call.queries(q), features
+            y, _ = call.step(*shared, group, block.count, keep=False)
+            out[group, block.points] = y.unflatten(0, (-1, block.count)).to(out.dtype)
+    return out
+
+
+def backward(
+    grad: Tensor,
+    coords: Tensor,
+    grid_shape: list[int],
+    keys: Tensor,
+    values: Tensor,
+    logit_bias: Tensor | None,
+    weights: LocalityWeights,
+    modulation_relu: bool,
+    needed: Collection[str],
+) -> dict[str, Tensor]:
+    """The gradients named in ``needed``: of ``coords``, ``keys``, ``values``, ``logit_bias`` and
+    of the parameters by their names in :class:`LocalityWeights`."""
+    from ginr_fast.ops.locality_decode.blocked_backward import Backward
+
+    call = _Call(coords, grid_shape, keys, values, logit_bias, weights, modulation_relu)
+    return Backward(call, needed).run(grad.to(call.dtype))

@@ -1,0 +1,1 @@
+"""Complete systems: encoder and decoder of a published model."""

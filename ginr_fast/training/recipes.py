@@ -1,0 +1,203 @@
+"""Recipes: everything that determines what a training run ends with, as typed values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ginr_fast.data.views import ViewConfig
+from ginr_fast.systems.la_ginr import LaGinrConfig
+
+Precision = Literal["32-true", "bf16-mixed"]
+
+
+@dataclass(frozen=True)
+class LaGinrRecipe:
+    """How an LA-GINR is trained to reconstruct images (arXiv:2310.05624, Appendix A.1).
+
+    Args:
+        model: the sizes of the model.
+        views: how training and held-out views are cut from images.
+        epochs: passes over the training images; give this or ``steps``.
+        steps: optimiser steps; give this or ``epochs``.
+        batch_size: views a step, over all devices.
+        coordinates: pixels decoded a step, the same ones for the whole batch; all if None.
+        learning_rate: of Adam, at its highest.
+        betas: of Adam.
+        warmup_steps: steps over which the learning rate rises linearly from 0.
+        schedule: the learning rate afterwards: ``"constant"``, or ``"cosine"`` down to 0.
+        gradient_clip: the gradient's norm is cut to this; None leaves it.
+        precision: ``"32-true"``, or ``"bf16-mixed"`` (autocast; weights stay float32).
+        seed: of the initial weights, the views and the coordinates.
+
+    Raises:
+        ValueError: a value out of range, or not exactly one of ``epochs`` and ``steps``.
+    """
+
+    model: LaGinrConfig = field(default_factory=LaGinrConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int = 16
+    coordinates: int | None = None
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    gradient_clip: float | None = None
+    precision: Precision = "32-true"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                f"epochs, steps: expected exactly one of the two, "
+                f"got epochs={self.epochs}, steps={self.steps}"
+            )
+        positive = {
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "coordinates": self.coordinates,
+        }
+        for name, value in positive.items():
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        pixels = self.model.image_size**2
+        if self.coordinates is not None and self.coordinates > pixels:
+            raise ValueError(
+                f"coordinates: expected at most the {pixels} pixels of an image, "
+                f"got {self.coordinates}"
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: expected above 0, got {self.learning_rate}")
+        if self.warmup_steps < 0 or self.seed < 0:
+            raise ValueError("warmup_steps, seed: expected non-negative integers")
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise ValueError(f"gradient_clip: expected above 0, got {self.gradient_clip}")
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"schedule: expected 'constant' or 'cosine', got {self.schedule!r}")
+        if self.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(
+                f"precision: expected '32-true' or 'bf16-mixed', got {self.precision!r}"
+            )
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+
+    def learning_rate_at(self, step: int, total: int) -> float:
+        """The learning rate of one step, ``0 ≤ step < total``."""
+        rate = self.learning_rate
+        if self.schedule == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * step / total))
+        return rate * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else rate
+
+
+_FACES = ViewConfig(kind="whole")
+_OBJECTS = ViewConfig(kind="whole", random_crop=True, flip=True)
+
+
+def _high_resolution(size: int, patch: int, heads: int, doubled: bool = False) -> LaGinrRecipe:
+    model = LaGinrConfig(
+        image_size=size,
+        patch_size=patch,
+        heads=heads,
+        bandwidths=(256.0, 64.0) if doubled else (128.0, 32.0),
+        query_bandwidth=32.0 if doubled else 16.0,
+    )
+    return LaGinrRecipe(model=model, views=_FACES, epochs=400, coordinates=size**2 // 10)
+
+
+_TINY = LaGinrRecipe(
+    model=LaGinrConfig(
+        image_size=32,
+        patch_size=4,
+        encoder_dim=128,
+        encoder_depth=2,
+        encoder_heads=2,
+        encoder_head_dim=64,
+        encoder_mlp_dim=512,
+        latents=64,
+        token_dim=128,
+        hidden_dim=128,
+        feature_dim=128,
+        bandwidths=(16.0, 4.0),
+        query_bandwidth=4.0,
+        heads=2,
+    ),
+    views=ViewConfig(kind="crops", flip=True, held_out_views=192),
+    steps=4000,
+    batch_size=32,
+    coordinates=256,
+    learning_rate=1e-3,
+    warmup_steps=100,
+    schedule="cosine",
+    gradient_clip=1.0,
+)
+
+RECIPES: Mapping[str, tuple[str, LaGinrRecipe]] = {
+    "la-ginr-tiny": ("32x32 crops of photographs, minutes on two CPU cores", _TINY),
+    "la-ginr-celeba": (
+        "CelebA, 178x178, 300 epochs",
+        LaGinrRecipe(views=_FACES, epochs=300),
+    ),
+    "la-ginr-ffhq": (
+        "FFHQ, 178x178, 1000 epochs",
+        LaGinrRecipe(views=_FACES, epochs=1000),
+    ),
+    "la-ginr-imagenette": (
+        "ImageNette, 178x178, 4000 epochs",
+        LaGinrRecipe(views=_OBJECTS, epochs=4000),
+    ),
+    "la-ginr-imagenet-256": (
+        "ImageNet, 256x256, 20 epochs",
+        LaGinrRecipe(
+            model=LaGinrConfig(image_size=256, patch_size=16, heads=8), views=_OBJECTS, epochs=20
+        ),
+    ),
+    "la-ginr-ffhq-256": ("FFHQ, 256x256, 400 epochs", _high_resolution(256, 16, 2)),
+    "la-ginr-ffhq-512": ("FFHQ, 512x512, 400 epochs", _high_resolution(512, 32, 4)),
+    "la-ginr-ffhq-1024": (
+        "FFHQ, 1024x1024, 400 epochs",
+        _high_resolution(1024, 48, 4, doubled=True),
+    ),
+}
+
+
+def recipe(name: str) -> LaGinrRecipe:
+    """The recipe called ``name``.
+
+    Raises:
+        ValueError: no such recipe; the message lists the names.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {name!r}")
+    return RECIPES[name][1]
+
+
+def differences(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Where two nested mappings of plain values differ: ``"name: left against right"`` each."""
+    found = []
+    for key in sorted(left.keys() | right.keys()):
+        mine, other = left.get(key), right.get(key)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):
+            found += differences(mine, other, f"{prefix}{key}.")
+        elif mine != other:
+            found.append(f"{prefix}{key}: {mine} against {other}")
+    return found
+
+
+def as_plain(value: Any) -> dict[str, Any]:
+    """A dataclass as nested dicts of JSON values."""
+    plain = dataclasses.asdict(value)
+
+    def listed(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: listed(part) for key, part in item.items()}
+        return [listed(part) for part in item] if isinstance(item, (list, tuple)) else item
+
+    return listed(plain)

@@ -131,7 +131,9 @@ struct Vec {
     return result;
   }
   void store(T* p) const { std::memcpy(p, &v, sizeof(v)); }
-  void store_first(T* p, int64_t n) const { std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(T)); }
+  void store_first(T* p, int64_t n) const {
+    std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(T));
+  }
   void stream(T* p) const { store(p); }
   static Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
   T sum() const {
@@ -144,6 +146,16 @@ struct Vec {
 inline void stream_fence() {}
 
 #endif
+
+// Keeps a loaded vector in a register: GCC otherwise loads it again for each of its uses, and a
+// kernel that shares operands runs out of load ports.
+template <class T>
+inline Vec<T> held(Vec<T> x) {
+#if GINR_SIMD_IS_avx2 || GINR_SIMD_IS_avx512
+  __asm__("" : "+v"(x.v));
+#endif
+  return x;
+}
 
 }  // namespace GINR_SIMD
 }  // namespace ginr

@@ -31,7 +31,7 @@ int threads_for(const Problem& problem, int threads) {
 
 int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
-// Wide tasks read longest runs of memory, but every thread should get a few.
+// Wide tasks read long runs of memory, but every thread should get a few tasks.
 int64_t columns_for(const Problem& problem, int threads) {
   const int64_t fair = blocks(problem.packed, int64_t{4} * threads);
   return std::clamp(blocks(fair, kFewestColumns) * kFewestColumns, kFewestColumns, kColumns);

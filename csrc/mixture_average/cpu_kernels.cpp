@@ -2,6 +2,9 @@
 
 #include "common/simd.h"
 
+// Around the loops over a register tile: unless they unroll, the tile lives in memory.
+#define GINR_UNROLL _Pragma("GCC unroll 8")
+
 namespace ginr {
 namespace GINR_SIMD {
 namespace {
@@ -30,7 +33,9 @@ inline void combine_tile(const Combine<T>& job, const Block<T>& at, int64_t c, i
   const T* x = at.x + c;
   T* out = at.out + c;
   Vec<T> sum[Rows][Vecs];
+  GINR_UNROLL
   for (int r = 0; r < Rows; ++r) {
+    GINR_UNROLL
     for (int v = 0; v < Vecs; ++v) {
       const T* p = out + r * job.out_stride + v * Vec<T>::width;
       sum[r][v] = !at.add ? Vec<T>::broadcast(0)
@@ -39,17 +44,22 @@ inline void combine_tile(const Combine<T>& job, const Block<T>& at, int64_t c, i
   }
   for (int64_t s = 0; s < at.steps; ++s) {
     Vec<T> operand[Vecs];
+    GINR_UNROLL
     for (int v = 0; v < Vecs; ++v) {
       const T* p = x + s * job.x_stride + v * Vec<T>::width;
       prefetch(p + at.ahead);
       operand[v] = Partial ? Vec<T>::load_first(p, columns) : Vec<T>::load(p);
     }
+    GINR_UNROLL
     for (int r = 0; r < Rows; ++r) {
       const Vec<T> factor = Vec<T>::broadcast(at.a[r * job.a_row + s * job.a_step]);
+      GINR_UNROLL
       for (int v = 0; v < Vecs; ++v) sum[r][v] = Vec<T>::fma(factor, operand[v], sum[r][v]);
     }
   }
+  GINR_UNROLL
   for (int r = 0; r < Rows; ++r) {
+    GINR_UNROLL
     for (int v = 0; v < Vecs; ++v) {
       T* p = out + r * job.out_stride + v * Vec<T>::width;
       if (Partial) {
@@ -112,32 +122,41 @@ template <class T, int Rows, int Count>
 inline void dots_tile(const Dots<T>& job, const T* g, const T* x, const T* next, T* out) {
   constexpr int64_t width = Vec<T>::width;
   Vec<T> sum[Rows][Count];
+  GINR_UNROLL
   for (int r = 0; r < Rows; ++r) {
+    GINR_UNROLL
     for (int q = 0; q < Count; ++q) sum[r][q] = Vec<T>::broadcast(0);
   }
   int64_t c = 0;
   for (; c + width <= job.columns; c += width) {
     Vec<T> operand[Count];
+    GINR_UNROLL
     for (int q = 0; q < Count; ++q) {
       operand[q] = Vec<T>::load(x + q * job.x_stride + c);
       prefetch(next + q * job.x_stride + c);
     }
+    GINR_UNROLL
     for (int r = 0; r < Rows; ++r) {
-      const Vec<T> other = Vec<T>::load(g + r * kDotColumns<T> + c);
+      const Vec<T> other = held(Vec<T>::load(g + r * kDotColumns<T> + c));
+      GINR_UNROLL
       for (int q = 0; q < Count; ++q) sum[r][q] = Vec<T>::fma(other, operand[q], sum[r][q]);
     }
   }
   if (c < job.columns) {
     const int64_t left = job.columns - c;
+    GINR_UNROLL
     for (int r = 0; r < Rows; ++r) {
       const Vec<T> other = Vec<T>::load_first(g + r * kDotColumns<T> + c, left);
+      GINR_UNROLL
       for (int q = 0; q < Count; ++q) {
         const Vec<T> operand = Vec<T>::load_first(x + q * job.x_stride + c, left);
         sum[r][q] = Vec<T>::fma(other, operand, sum[r][q]);
       }
     }
   }
+  GINR_UNROLL
   for (int r = 0; r < Rows; ++r) {
+    GINR_UNROLL
     for (int q = 0; q < Count; ++q) out[r * job.out_stride + q] += sum[r][q].sum();
   }
 }
@@ -146,6 +165,7 @@ template <class T, int Rows>
 void dots_rows(const Dots<T>& job, int64_t row) {
   // Rows of g start anywhere; a packed copy spares the kernel loads that straddle cache lines.
   alignas(64) T g[Rows * kDotColumns<T>];
+  GINR_UNROLL
   for (int r = 0; r < Rows; ++r) {
     std::memcpy(g + r * kDotColumns<T>, job.g + (row + r) * job.g_stride,
                 static_cast<size_t>(job.columns) * sizeof(T));

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace ginr {
 namespace mixture_average {
@@ -19,11 +20,17 @@ __device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); 
 template <class T>
 __device__ T from_float(float x);
 template <>
-__device__ inline float from_float<float>(float x) { return x; }
+__device__ inline float from_float<float>(float x) {
+  return x;
+}
 template <>
-__device__ inline __half from_float<__half>(float x) { return __float2half_rn(x); }
+__device__ inline __half from_float<__half>(float x) {
+  return __float2half_rn(x);
+}
 template <>
-__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
 
 }  // namespace
 }  // namespace cuda
@@ -54,6 +61,17 @@ void check(cudaError_t status) {
   if (status != cudaSuccess) {
     throw std::runtime_error(std::string("mixture_average: CUDA: ") + cudaGetErrorString(status));
   }
+}
+
+template <class... Parameters, class... Arguments>
+void start(void (*kernel)(Parameters...), dim3 grid, const Launch& launch,
+           Arguments&&... arguments) {
+  check(cudaSetDevice(launch.device));
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(kThreads);
+  config.stream = reinterpret_cast<cudaStream_t>(launch.stream);
+  check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
 }
 
 int tiles(int64_t size, int64_t tile) { return static_cast<int>((size + tile - 1) / tile); }
@@ -115,12 +133,10 @@ template <class T>
 void average(const Problem& problem, const void* coefficients, const void* const* bases, void* out,
              Launch launch) {
   using D = typename Device<T>::Type;
-  check(cudaSetDevice(launch.device));
   for_each_group<const D>(problem, bases, Vector<D>::tile, [&](const auto& segments, int count) {
     const dim3 grid(tiles(problem.batch, kBatchTile), count);
-    average_kernel<D><<<grid, kThreads, 0, reinterpret_cast<cudaStream_t>(launch.stream)>>>(
-        segments, static_cast<const D*>(coefficients), static_cast<D*>(out));
-    check(cudaGetLastError());
+    start(average_kernel<D>, grid, launch, segments, static_cast<const D*>(coefficients),
+          static_cast<D*>(out));
   });
 }
 
@@ -128,14 +144,11 @@ template <class T>
 void grad_coefficients(const Problem& problem, const void* grad, const void* const* bases,
                        float* partial, Launch launch) {
   using D = typename Device<T>::Type;
-  check(cudaSetDevice(launch.device));
   for_each_group<const D>(problem, bases, kSplit, [&](const auto& segments, int count) {
     const dim3 grid(tiles(problem.batch, kBatchTile), tiles(problem.mixtures, kWarps * kRowTile),
                     count);
-    grad_coefficients_kernel<D>
-        <<<grid, kThreads, 0, reinterpret_cast<cudaStream_t>(launch.stream)>>>(
-            segments, static_cast<const D*>(grad), partial);
-    check(cudaGetLastError());
+    start(grad_coefficients_kernel<D>, grid, launch, segments, static_cast<const D*>(grad),
+          partial);
   });
 }
 
@@ -143,12 +156,10 @@ template <class T>
 void grad_bases(const Problem& problem, const void* grad, const void* coefficients,
                 void* const* out, Launch launch) {
   using D = typename Device<T>::Type;
-  check(cudaSetDevice(launch.device));
   for_each_group<D>(problem, out, Vector<D>::tile, [&](const auto& segments, int count) {
     const dim3 grid(tiles(problem.mixtures, kWarps * kGradRowTile), count);
-    grad_bases_kernel<D><<<grid, kThreads, 0, reinterpret_cast<cudaStream_t>(launch.stream)>>>(
-        segments, static_cast<const D*>(grad), static_cast<const D*>(coefficients));
-    check(cudaGetLastError());
+    start(grad_bases_kernel<D>, grid, launch, segments, static_cast<const D*>(grad),
+          static_cast<const D*>(coefficients));
   });
 }
 

@@ -1,6 +1,6 @@
 // mixture_average on an NVIDIA GPU: enqueues on `stream` of `device` and returns. Arrays are
-// contiguous and on the device; T is float, Half or BFloat16 (16-bit stand-ins, so that the bindings
-// need no CUDA header). Throws std::runtime_error if CUDA refuses the launch.
+// contiguous and on the device; T is float, Half or BFloat16 (names only, so that the bindings need
+// no CUDA header). Throws std::runtime_error if CUDA refuses the launch.
 #pragma once
 
 #include <cstdint>

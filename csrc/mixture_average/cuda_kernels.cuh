@@ -159,7 +159,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     grad_coefficients_kernel(const Segments<const T> segments, const T* grad, float* partial) {
   constexpr int kVector = Vector<T>::size;
-  __shared__ alignas(16) float g[kBatchTile][kSplit];
+  alignas(16) __shared__ float g[kBatchTile][kSplit];
 
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;

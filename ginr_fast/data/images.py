@@ -9,8 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# The formats Pillow decodes by itself; formats that start other programs (EPS) stay out.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+Image.init()
+# What this Pillow decodes by itself; formats that start other programs (EPS) stay out.
+FORMATS = tuple(
+    name
+    for name in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+    if name in Image.OPEN
+)
 
 
 class BrokenImageError(ValueError):

@@ -26,14 +26,13 @@ class ViewConfig:
     """How square views are cut from images.
 
     Args:
-        kind: ``"whole"`` reduces an image so that its shorter side fits and cuts a square from it;
-            ``"crops"`` cuts squares from anywhere in it, at a random scale.
+        kind: whole: an image is reduced until its shorter side fits, and a square cut from it;
+            crops: squares are cut from anywhere in it, at a random scale.
         random_crop: (whole) cut the square at a random place in training; else from the centre.
         max_scale: (crops) an image is reduced by up to this factor before a crop is cut, the
             logarithm of the factor being uniform from 1.
         shorter_side: (crops) images are first reduced to at most this many pixels on the shorter
             side, so that the detail in a crop does not depend on the camera.
-            Each must have at least the size of a view: :func:`ginr_fast.data.folder` sees to it.
         flip: mirror half of the training views, left to right.
         held_out_views: (crops) how many views to evaluate with, in equal parts from each held-out
             image; (whole) the number of held-out images used, at most.

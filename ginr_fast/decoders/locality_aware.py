@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.ops import dispatch
-from ginr_fast.ops.checks import check_tensor
+from ginr_fast.ops.checks import autocasts, check_tensor
 from ginr_fast.ops.locality_decode.op import locality_decode
 from ginr_fast.ops.locality_decode.weights import LocalityWeights
 
@@ -18,6 +19,14 @@ def log_spaced_frequencies(count: int, bandwidth: float, lowest: float = 1.0) ->
     """ω_j = lowest·(σ/lowest)^{j/(n−1)}, j = 0..n−1: ``(n,)`` float64 (LA-GINR eq. 2 with lowest 1)."""
     exponents = torch.arange(count, dtype=torch.float64) / max(count - 1, 1)
     return lowest * (bandwidth / lowest) ** exponents
+
+
+def _band(argument: str, frequencies: object) -> Tensor:
+    """Frequencies of a band as given by a user: ``(n,)`` float64."""
+    band = torch.as_tensor(frequencies, dtype=torch.float64)
+    if band.ndim != 1 or not len(band):
+        raise ValueError(f"{argument}: expected 1-D, not empty, got shape {tuple(band.shape)}")
+    return band
 
 
 class LocalityAwareDecoder(nn.Module):
@@ -48,8 +57,9 @@ class LocalityAwareDecoder(nn.Module):
         modulation_relu: a ReLU after feature + modulation, as published.
 
     Raises:
-        ValueError: a size below 1, no bandwidth, frequencies of the wrong number, or heads that
-            do not divide ``hidden_dim`` while ``head_dim`` is None.
+        TypeError, ValueError: naming the argument: a size below 1, no band, a bandwidth that is
+            no positive number, bands of different lengths, or heads that do not divide
+            ``hidden_dim`` while ``head_dim`` is None.
 
     Example:
         >>> import torch, ginr_fast
@@ -91,42 +101,47 @@ class LocalityAwareDecoder(nn.Module):
             "out_dim": out_dim,
             "token_dim": token_dim,
             "hidden_dim": hidden_dim,
+            "feature_dim": feature_dim,
             "heads": heads,
+            "head_dim": 1 if head_dim is None else head_dim,
         }
         for name, size in sizes.items():
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+        for name, given in (("bandwidths", bandwidths), ("frequencies", frequencies)):
+            if given is not None and (not isinstance(given, Sequence) or isinstance(given, str)):
+                raise TypeError(f"{name}: expected a sequence, got {type(given).__name__}")
+            if given is not None and not given:
+                raise ValueError(f"{name}: expected at least one band")
         levels = len(bandwidths) if frequencies is None else len(frequencies)
-        if levels < 1:
-            raise ValueError("bandwidths: expected at least one band")
         if head_dim is None:
             if hidden_dim % heads:
                 raise ValueError(
                     f"heads: {heads} do not divide hidden_dim {hidden_dim}; give head_dim"
                 )
             head_dim = hidden_dim // heads
-        elif head_dim < 1:
-            raise ValueError(f"head_dim: expected a positive integer, got {head_dim!r}")
         count = feature_dim // (2 * coord_dim)
         if count < 1 and (frequencies is None or query_frequencies is None):
             raise ValueError(
                 f"feature_dim: expected at least {2 * coord_dim} (2 x coord_dim), got {feature_dim}"
             )
-        for bandwidth in (*bandwidths, query_bandwidth, lowest_frequency):
-            if not bandwidth > 0:
-                raise ValueError(f"bandwidths: expected positive numbers, got {bandwidth!r}")
+        positive = [("bandwidths", bandwidth) for bandwidth in bandwidths]
+        positive += [("query_bandwidth", query_bandwidth), ("lowest_frequency", lowest_frequency)]
+        for name, number in positive:
+            if not isinstance(number, (int, float)) or not 0 < number < math.inf:
+                raise ValueError(f"{name}: expected positive numbers, got {number!r}")
         if frequencies is None:
             frequencies = [log_spaced_frequencies(count, s, lowest_frequency) for s in bandwidths]
         if query_frequencies is None:
             query_frequencies = log_spaced_frequencies(count, query_bandwidth, lowest_frequency)
-        bands = [torch.as_tensor(band, dtype=torch.float64) for band in frequencies]
-        if any(band.ndim != 1 or band.shape != bands[0].shape for band in bands):
+        bands = [_band("frequencies", band) for band in frequencies]
+        if any(band.shape != bands[0].shape for band in bands):
             raise ValueError("frequencies: expected 1-D tensors of one length")
 
         self.coord_dim, self.out_dim, self.token_dim = coord_dim, out_dim, token_dim
         self.hidden_dim, self.heads, self.head_dim = hidden_dim, heads, head_dim
         self.modulation_relu = modulation_relu
-        query = torch.as_tensor(query_frequencies, dtype=torch.float64)
+        query = _band("query_frequencies", query_frequencies)
         self.register_buffer("query_frequencies", query.float())
         self.register_buffer("band_frequencies", torch.stack(bands).float())
 
@@ -244,7 +259,8 @@ class LocalityAwareDecoder(nn.Module):
             raise ValueError(f"tokens: expected device {parameter.device}, got {tokens.device}")
         if tokens.shape[1] < 1:
             raise ValueError("tokens: expected at least one token an instance, got 0")
-        if tokens.dtype != parameter.dtype and not torch.is_autocast_enabled(tokens.device.type):
+        castable = tokens.is_floating_point() and autocasts(tokens)
+        if tokens.dtype != parameter.dtype and not castable:
             raise TypeError(f"tokens: expected dtype {parameter.dtype}, got {tokens.dtype}")
         if isinstance(coords, (Tensor, CoordinateGrid)):
             dims = coords.coord_dim if isinstance(coords, CoordinateGrid) else coords.shape[-1:]

@@ -65,7 +65,7 @@ class PatchTokenizer(nn.Module):
         self.padding = padding
         self.embed = nn.Linear(channels * patch_size**2, dim)
         self.position = nn.Parameter(torch.empty(self.side**2, dim))
-        nn.init.normal_(self.position, std=0.5)
+        nn.init.normal_(self.position, std=0.02)
 
     def patches(self, images: torch.Tensor) -> torch.Tensor:
         """The patches as rows, ``(B, C, H, W) -> (B, tokens, C·patch²)``, row by row."""

@@ -8,7 +8,6 @@ from torch import nn
 
 from ginr_fast.ops.checks import check_tensor
 
-
 # Up to this many tokens the explicit formula's T×T scores stay small.
 _SHORT = 1024
 
@@ -112,7 +111,7 @@ class LatentEncoder(nn.Module):
             raise ValueError(f"depth: expected a non-negative integer, got {depth!r}")
         self.dim = dim
         self.latents = nn.Parameter(torch.empty(latents, dim))
-        nn.init.normal_(self.latents, std=0.5)
+        nn.init.normal_(self.latents, std=0.02)
         self.blocks = nn.ModuleList(
             TransformerBlock(dim, heads, head_dim, mlp_dim) for _ in range(depth)
         )

@@ -13,6 +13,16 @@ def _described(shape: Sequence[Size]) -> str:
     return "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
 
 
+def autocasts(tensor: torch.Tensor) -> bool:
+    """Whether autocast is on for the tensor's device and dtype; it leaves float64 alone."""
+    device = tensor.device.type
+    return (
+        torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+        and tensor.dtype != torch.float64
+    )
+
+
 def check_tensor(
     argument: str,
     value: object,

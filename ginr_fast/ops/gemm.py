@@ -47,6 +47,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
     Operands may be strided views. Not differentiable.
     """
     if uses_onednn(x):
+        if not (weight.is_contiguous() or weight.t().is_contiguous()):
+            weight = weight.contiguous()  # oneDNN falls back to plain loops on padded rows
         return torch.ops.mkldnn._linear_pointwise(
             x, weight, bias, "relu" if relu else "none", [], ""
         )
@@ -56,8 +58,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
 
 def transposed_product(x: Tensor, y: Tensor) -> Tensor:
     """``x.T @ y``: ``(rows, m)`` and ``(rows, n)`` to ``(m, n)``. Not differentiable."""
-    if uses_onednn(x) and x.dtype == torch.float32:
-        return torch.ops.mkldnn._linear_pointwise(
-            x.t().contiguous(), y.t(), None, "none", [], ""
-        )
-    return torch.mm(x.t(), y)
+    if not uses_onednn(x) or x.dtype != torch.float32:
+        return torch.mm(x.t(), y)
+    # One operand has to be copied transposed; take the narrower.
+    if x.shape[1] > y.shape[1]:
+        return linear(y.t().contiguous(), x.t()).t()
+    return linear(x.t().contiguous(), y.t())

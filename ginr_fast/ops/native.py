@@ -122,10 +122,11 @@ def mixture_average(coefficients: torch.Tensor, bases: Sequence[torch.Tensor]) -
     """``(B, L, M)`` and one ``(M, size)`` a parameter -> ``(B, P)``."""
     coefficients = coefficients.contiguous()
     bases = [base.contiguous() for base in bases]
+    batch, layers, mixtures = coefficients.shape
     sizes = [base.shape[1] for base in bases]
-    out = coefficients.new_empty(coefficients.shape[0], sum(sizes))
-    if out.numel():
-        problem = _C.MixtureAverageProblem(*coefficients.shape, sizes)
+    out = coefficients.new_empty(batch, sum(sizes))
+    if batch:
+        problem = _C.MixtureAverageProblem(batch, layers, mixtures, sizes)
         _call("mixture_average", out, problem, _at(coefficients), _all_at(bases), _at(out))
     return out
 
@@ -147,7 +148,7 @@ def mixture_average_grad_coefficients(
     # atomics keeps the result the same from run to run.
     parts = _C.mixture_average_grad_coefficients_parts(problem)
     partial = grad.new_zeros(parts, batch, layers, mixtures, dtype=torch.float32)
-    if grad.numel():
+    if batch:
         _call(name, grad, problem, _at(grad), _all_at(bases), _at(partial))
     return partial.sum(0).to(grad.dtype)
 
@@ -158,17 +159,15 @@ def mixture_average_grad_bases(
     """``(B, P)`` and ``(B, L, M)`` -> ``(M, size)`` for each parameter of ``wanted``."""
     grad = grad.contiguous()
     coefficients = coefficients.contiguous()
-    mixtures = coefficients.shape[2]
-    if grad.shape[0] == 0:
+    batch, layers, mixtures = coefficients.shape
+    if batch == 0:
         return [grad.new_zeros(mixtures, sizes[index]) for index in wanted]
     out = [grad.new_empty(mixtures, sizes[index]) for index in wanted]
     addresses = [0] * len(sizes)
     for index, tensor in zip(wanted, out, strict=True):
         addresses[index] = _at(tensor)
-    problem = _C.MixtureAverageProblem(*coefficients.shape, list(sizes))
-    _call(
-        "mixture_average_grad_bases", grad, problem, _at(grad), _at(coefficients), addresses
-    )
+    problem = _C.MixtureAverageProblem(batch, layers, mixtures, list(sizes))
+    _call("mixture_average_grad_bases", grad, problem, _at(grad), _at(coefficients), addresses)
     return out
 
 

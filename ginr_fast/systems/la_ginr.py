@@ -12,6 +12,7 @@ from ginr_fast.decoders.locality_aware import LocalityAwareDecoder
 from ginr_fast.encoders import LatentEncoder, PatchTokenizer
 from ginr_fast.encoders.tokenizer import Padding
 from ginr_fast.ops.checks import check_tensor
+from ginr_fast.systems.initialization import initialise_for_locality
 
 # Values decoded in one go by `reconstruct`: bounds its float memory, whatever the output's size.
 _POINTS_AT_ONCE = 1 << 20
@@ -38,7 +39,7 @@ class LaGinrConfig:
         bandwidths: σ of each level, high to low.
         query_bandwidth: σ_q.
         heads: H, heads of the decoder's cross-attention.
-        head_dim: width of such a head; ``hidden_dim / heads`` if None.
+        head_dim: width of such a head; hidden_dim / heads if None.
     """
 
     image_size: int = 178
@@ -114,6 +115,7 @@ class LaGinr(nn.Module):
             heads=config.heads,
             head_dim=config.head_dim,
         )
+        initialise_for_locality(self.tokenizer, self.encoder, self.decoder)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Latent tokens of images.

@@ -50,16 +50,18 @@ class ScoreSum:
 
     def update(self, images: torch.Tensor, targets: torch.Tensor) -> None:
         """Add a batch, both ``(B, C, H, W)`` in [0, 1]."""
-        psnr = peak_signal_noise_ratio(
-            images, targets, data_range=1.0, reduction="none", dim=(1, 2, 3)
-        )
-        ssim = torch.full_like(psnr, float("nan"))
-        if min(images.shape[-2:]) >= _SSIM_WINDOW:
-            found = structural_similarity_index_measure(
-                images, targets, data_range=1.0, reduction="none"
+        images, targets = images.float(), targets.float()
+        with torch.autocast(images.device.type, enabled=False):  # SSIM's convolutions need float32
+            psnr = peak_signal_noise_ratio(
+                images, targets, data_range=1.0, reduction="none", dim=(1, 2, 3)
             )
-            assert isinstance(found, torch.Tensor)
-            ssim = found
+            ssim = torch.full_like(psnr, float("nan"))
+            if min(images.shape[-2:]) >= _SSIM_WINDOW:
+                found = structural_similarity_index_measure(
+                    images, targets, data_range=1.0, reduction="none"
+                )
+                assert isinstance(found, torch.Tensor)
+                ssim = found.reshape(-1)
         self.sums += torch.stack(
             [psnr.double().sum(), ssim.double().sum(), psnr.new_tensor(len(images)).double()]
         )
@@ -97,5 +99,5 @@ def score_views(
     for first in range(0, len(indices), batch_size):
         batch = [views[index] for index in indices[first : first + batch_size]]
         targets = torch.stack(batch).to(device).float() / 255
-        total.update(model.reconstruct(targets).float(), targets)
+        total.update(model.reconstruct(targets), targets)
     return total

@@ -21,20 +21,20 @@ class LaGinrRecipe:
     Args:
         model: the sizes of the model.
         views: how training and held-out views are cut from images.
-        epochs: passes over the training images; give this or ``steps``.
-        steps: optimiser steps; give this or ``epochs``.
+        epochs: passes over the training images.
+        steps: optimiser steps; takes precedence over the epochs.
         batch_size: views a step, over all devices.
         coordinates: pixels decoded a step, the same ones for the whole batch; all if None.
         learning_rate: of Adam, at its highest.
         betas: of Adam.
         warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: the learning rate afterwards: ``"constant"``, or ``"cosine"`` down to 0.
+        schedule: the learning rate afterwards: constant, or along a cosine down to 0.
         gradient_clip: the gradient's norm is cut to this; None leaves it.
-        precision: ``"32-true"``, or ``"bf16-mixed"`` (autocast; weights stay float32).
+        precision: 32-true, or bf16-mixed (autocast to bfloat16; weights stay float32).
         seed: of the initial weights, the views and the coordinates.
 
     Raises:
-        ValueError: a value out of range, or not exactly one of ``epochs`` and ``steps``.
+        ValueError: a value out of range, or neither ``epochs`` nor ``steps``.
     """
 
     model: LaGinrConfig = field(default_factory=LaGinrConfig)
@@ -52,11 +52,8 @@ class LaGinrRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(
-                f"epochs, steps: expected exactly one of the two, "
-                f"got epochs={self.epochs}, steps={self.steps}"
-            )
+        if self.epochs is None and self.steps is None:
+            raise ValueError("steps, epochs: expected one of the two")
         positive = {
             "epochs": self.epochs,
             "steps": self.steps,

@@ -15,6 +15,7 @@ over the instances before they go back through W_q and W_F. Nothing of size N×d
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -33,8 +34,16 @@ from ginr_fast.ops.locality_decode.weights import LocalityWeights
 
 # Rows of a block: on a CPU the operands of one product then sit in the second-level cache; on a
 # GPU a block must be large enough to fill the device.
-CPU_ROWS = 1024
+CPU_ROWS = 1536
 GPU_ROWS = 32768
+
+
+@functools.cache
+def _settle_allocator() -> None:
+    # glibc maps large blocks afresh and hands them back on every free, until it has seen one of
+    # that size freed: then it keeps them. One 31 MiB block (the limit is 32) spares the page
+    # faults of every temporary that follows. Elsewhere this does nothing.
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 @dataclass
@@ -66,10 +75,11 @@ class _Call:
         weights: LocalityWeights,
         modulation_relu: bool,
     ):
+        _settle_allocator()
         dtype = gemm.compute_dtype(keys.dtype, keys.device)
         self.dtype = dtype
         self.accumulator = torch.float64 if dtype == torch.float64 else torch.float32
-        self.keys, self.values = keys.to(dtype), values.to(dtype)
+        self.keys, self.values = keys.to(dtype).contiguous(), values.to(dtype).contiguous()
         self.logit_bias = None if logit_bias is None else logit_bias.to(dtype)
         self.w = w = weights.to_dtype(dtype)
         self.modulation_relu = modulation_relu

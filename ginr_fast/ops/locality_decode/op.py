@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.ops import dispatch
-from ginr_fast.ops.checks import check_tensor
+from ginr_fast.ops.checks import autocasts, check_tensor
 from ginr_fast.ops.locality_decode import blocked, plan
 from ginr_fast.ops.locality_decode.reference import locality_decode_reference
 from ginr_fast.ops.locality_decode.weights import (
@@ -70,7 +70,7 @@ def _backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
     coords, keys, values, logit_bias, *parameters = tensors
     named = dict(zip(_ARGUMENTS, tensors, strict=True))
     if grad.numel() == 0:
-        return [torch.zeros_like(named[name]) for name in needed]
+        return [named[name].new_zeros(named[name].shape) for name in needed]
     if "coords" not in needed:
         coords = _shared_if_repeated(coords, grid_shape)
     with torch.autocast(keys.device.type, enabled=False):
@@ -85,7 +85,7 @@ def _backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
             modulation_relu,
             needed,
         )
-    return [grads[name].to(named[name].dtype) for name in needed]
+    return [grads[name].to(named[name].dtype).contiguous() for name in needed]
 
 
 _forward_op = torch.library.custom_op(
@@ -146,10 +146,17 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple:
         if wanted and name not in _CONSTANT
     ]
     if torch.is_grad_enabled():
-        # create_graph: the gradient must itself be differentiable, which the formula is.
+        # create_graph: the gradient must itself be differentiable, which the formula is. Views,
+        # because an argument may be a function of another, or the same tensor twice.
+        tensors = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
         inputs = [tensors[_ARGUMENTS.index(name)] for name in needed]
         grads = torch.autograd.grad(
-            _reference_on((*tensors, *settings)), inputs, grad, create_graph=True
+            _reference_on((*tensors, *settings)),
+            inputs,
+            grad,
+            create_graph=True,
+            allow_unused=True,  # the hidden weights of a single band
+            materialize_grads=True,
         )
     else:
         grads = _backward_op(grad.contiguous(), *tensors, *settings, needed)
@@ -295,9 +302,13 @@ def locality_decode(
     if heads < 1 or tokens < 1 or key_dim < 1:
         raise ValueError(f"keys: expected at least one head, token and channel, got {keys.shape}")
     check_tensor("values", values, (batch, heads, tokens, "dv"), device=keys.device)
+    if values.shape[-1] < 1:
+        raise ValueError(f"values: expected at least one channel, got {tuple(values.shape)}")
+    if not isinstance(scale, (int, float, torch.SymFloat, type(None))):
+        raise TypeError(f"scale: expected a number, got {type(scale).__name__}")
     if not isinstance(weights, LocalityWeights):
         raise TypeError(f"weights: expected LocalityWeights, got {type(weights).__name__}")
-    if torch.is_autocast_enabled(keys.device.type):
+    if autocasts(keys):
         dtype = torch.get_autocast_dtype(keys.device.type)
         keys, values, weights = keys.to(dtype), values.to(dtype), weights.to_dtype(dtype)
     check_tensor("values", values, values.shape, dtypes=(keys.dtype,))

@@ -40,8 +40,7 @@ def locality_decode_reference(
     def frequency_feature(frequencies: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return linear(fourier_features(coords, frequencies).to(dtype), weight, bias).relu()
 
-    batch, heads, _, _ = keys.shape
-    count = coords.shape[1]
+    heads = keys.shape[1]
     q = frequency_feature(w.query_frequencies, w.query_weight, w.query_bias)  # eq. 4
     if w.projection_weight is not None and w.projection_bias is not None:
         q = linear(q, w.projection_weight, w.projection_bias)
@@ -56,7 +55,7 @@ def locality_decode_reference(
         modulation = attended.sum(1).unflatten(-1, (w.levels, w.width))
         modulations = modulation.unbind(-2)
     else:
-        m = attended.transpose(1, 2).reshape(batch, count, -1)
+        m = attended.transpose(1, 2).flatten(2)
         if w.attention_output_weight is not None and w.attention_output_bias is not None:
             m = linear(m, w.attention_output_weight, w.attention_output_bias)  # eq. 5
         modulations = tuple(m @ weight.transpose(-1, -2) for weight in w.modulation_weight)

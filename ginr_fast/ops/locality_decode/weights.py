@@ -74,7 +74,9 @@ class LocalityWeights(NamedTuple):
         frequencies = ("query_frequencies", "band_frequencies")
         return LocalityWeights(
             **{
-                name: tensor if tensor is None or name in frequencies else tensor.to(dtype)
+                name: tensor.to(dtype)
+                if isinstance(tensor, Tensor) and name not in frequencies
+                else tensor
                 for name, tensor in self._asdict().items()
             }
         )

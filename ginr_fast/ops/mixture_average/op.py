@@ -78,8 +78,7 @@ def _checked(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     if not isinstance(spec, FieldSpec):
         raise TypeError(f"spec: expected a FieldSpec, got {type(spec).__name__}")
-    shape = ("B", spec.layers, "M")
-    check_tensor("coefficients", coefficients, shape, dtypes=_DTYPES)
+    _check_dense("coefficients", coefficients, ("B", spec.layers, "M"), dtypes=_DTYPES)
     mixtures = coefficients.shape[2]
     if mixtures == 0:
         raise ValueError("coefficients: expected at least one mixture component, got M = 0")
@@ -89,15 +88,11 @@ def _checked(
     if len(bases) != len(spec.slots):
         raise ValueError(f"bases: expected {len(spec.slots)} tensors, got {len(bases)}")
     # A linear layer under autocast hands over float16 or bfloat16 coefficients.
-    if (
-        isinstance(bases[0], torch.Tensor)
-        and bases[0].dtype in _DTYPES
-        and bases[0].dtype != coefficients.dtype
-        and torch.is_autocast_enabled(coefficients.device.type)
-    ):
-        coefficients = coefficients.to(bases[0].dtype)
+    if _autocast_is_on(coefficients.device) and isinstance(bases[0], torch.Tensor):
+        dtype = bases[0].dtype
+        coefficients = coefficients.to(dtype) if dtype in _DTYPES else coefficients
     for index, (base, slot) in enumerate(zip(bases, spec.slots, strict=True)):
-        check_tensor(
+        _check_dense(
             f"bases[{index}]",
             base,
             (mixtures, *slot.shape),
@@ -105,6 +100,16 @@ def _checked(
             device=coefficients.device,
         )
     return coefficients, bases
+
+
+def _check_dense(argument: str, value: object, shape: Sequence[Any], **wanted: Any) -> None:
+    tensor = check_tensor(argument, value, shape, **wanted)
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{argument}: expected a dense tensor, got layout {tensor.layout}")
+
+
+def _autocast_is_on(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def _as_stored(tensor: torch.Tensor) -> torch.autocast:

@@ -1,0 +1,108 @@
+"""``LocalityAwareDecoder`` at the paper's size against the published formula, eager and compiled.
+
+The rivals run what a published training script runs: coordinates repeated for every instance, the
+formula line by line, float32. They and ours get the same tensors unless a case says ``grid``.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from measure import contest
+from torch import Tensor
+
+import ginr_fast
+from ginr_fast.coords import CoordinateGrid
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    batch: int
+    train: bool = False
+    grid: bool = False
+    """Ours gets a CoordinateGrid."""
+    per_instance: bool = False
+    """Every instance has coordinates of its own."""
+    compiled: bool = False
+    """torch.compile of the formula takes part."""
+    side: int = 178
+
+
+CASES = (
+    Case("forward-shared", batch=8, compiled=True),
+    Case("train-shared", batch=4, train=True, compiled=True),
+    Case("forward-grid", batch=1, grid=True),
+    Case("train-grid", batch=1, train=True, grid=True),
+    Case("forward-per-instance", batch=2, per_instance=True),
+    Case("train-per-instance", batch=2, train=True, per_instance=True),
+)
+
+
+def _coordinates(case: Case, device: str) -> Tensor:
+    points = ginr_fast.grid(case.side, case.side, device=device).tensor()
+    points = points.expand(case.batch, *points.shape).contiguous()
+    if case.per_instance:
+        points += 1e-3 * torch.rand(case.batch, 1, 1, 1, device=device)
+    return points
+
+
+def _runner(decoder, coords: Tensor | CoordinateGrid, tokens: Tensor, train: bool, backend=None):
+    """A call of the decoder, with its backward if ``train``."""
+
+    def forward() -> Tensor:
+        if backend is None:
+            return decoder(coords, tokens)
+        with ginr_fast.backend(backend):
+            return decoder(coords, tokens)
+
+    def step() -> None:
+        decoder.zero_grad(set_to_none=True)
+        tokens.grad = None
+        forward().float().square().mean().backward()
+
+    def evaluate() -> None:
+        with torch.no_grad():
+            forward()
+
+    tokens.requires_grad_(train)
+    return step if train else evaluate
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_locality_decode(benchmark, case: Case, dtype: torch.dtype, device: str) -> None:
+    torch.manual_seed(0)
+    reference = ginr_fast.LocalityAwareDecoder().to(device)
+    decoder = copy.deepcopy(reference).to(dtype)
+    tokens = torch.randn(case.batch, 256, 256, device=device)
+    points = _coordinates(case, device)
+    coords = ginr_fast.grid(case.side, case.side, device=device) if case.grid else points
+
+    rivals = {"eager": _runner(reference, points, tokens.clone(), case.train, "reference")}
+    if case.compiled and dtype == torch.float32:
+        torch.compiler.reset()
+        rivals["compiled"] = _runner(
+            torch.compile(reference), points, tokens.clone(), case.train, "reference"
+        )
+    own_tokens = tokens.to(dtype)
+    ours = _runner(decoder, coords, own_tokens.clone(), case.train)
+    plan = ginr_fast.explain(decoder, coords, own_tokens).plans[0]
+    size = own_tokens.element_size()
+    parameters = sum(p.numel() for p in decoder.parameters())
+    values = case.batch * case.side**2 * 3
+    benchmark.group = f"locality_decode {case.name}"
+    contest(
+        benchmark,
+        ours,
+        rivals,
+        rounds=3,
+        flops=plan.flops * (3 if case.train else 1),
+        traffic=size * (tokens.numel() + parameters + values) * (2 if case.train else 1),
+        dtype=dtype,
+        device=device,
+        memory=case.train and case.name == "train-shared",
+    )

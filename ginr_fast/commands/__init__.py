@@ -1,0 +1,1 @@
+"""The commands of ``ginr-fast``, one module each with a ``main(arguments)``."""

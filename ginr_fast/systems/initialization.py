@@ -1,0 +1,77 @@
+"""Starting values under which LA-GINR becomes local soon.
+
+With PyTorch's defaults all attention starts almost uniform: every coordinate reads the mean of all
+tokens, every token the mean of all patches, and training first spends long on a plateau where an
+image is its mean colour. The values here break that symmetry without adding a constraint; all of
+them are learned from the first step on.
+
+* Patch positions and latent tokens start on the same lattice over the image, as sines and cosines
+  of their place.
+* The encoder's queries and keys start equal, so that tokens attend to tokens like themselves, which
+  are the near ones (Trockman and Kolter, Mimetic Initialization of Self-Attention Layers,
+  arXiv:2305.09828).
+* The decoder's layers before a ReLU keep the variance of what they read (He et al.,
+  arXiv:1502.01852), its attention projections start at Xavier scale with doubled queries, its
+  outputs near zero.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from ginr_fast.decoders.locality_aware import LocalityAwareDecoder
+from ginr_fast.encoders import LatentEncoder, PatchTokenizer, TransformerBlock
+
+_LATTICE_SCALE = 0.7  # amplitude of a sine; leaves room for what is in the patch
+_LIKENESS = 4.0  # how strongly tokens prefer tokens like themselves
+
+
+def lattice_embedding(count: int, dim: int, side: float) -> torch.Tensor:
+    """Sines and cosines of ``count`` places spread over a square, ``(count, dim)`` float32.
+
+    Args:
+        count: places; on a square lattice if it is a square number, else evenly along the rows of
+            the next larger one.
+        dim: width of the embedding.
+        side: places along a side that the highest frequency tells apart.
+    """
+    rows = math.isqrt(count - 1) + 1
+    nodes = (torch.arange(count) * (rows * rows) / count).floor()
+    places = torch.stack([nodes // rows, nodes % rows], -1)
+    places = (places + 0.5) / rows * 2 - 1
+    frequencies = math.pi / 2 * torch.logspace(0, math.log2(max(side / 2, 1)), -(-dim // 4), base=2)
+    phases = (places[:, :, None] * frequencies).flatten(1)
+    return torch.cat([phases.sin(), phases.cos()], -1)[:, :dim]
+
+
+@torch.no_grad()
+def initialise_for_locality(
+    tokenizer: PatchTokenizer, encoder: LatentEncoder, decoder: LocalityAwareDecoder
+) -> None:
+    """Set the starting values described above, in place, from the global random state."""
+    for table in (tokenizer.position, encoder.latents):
+        count, dim = table.shape
+        table.copy_(_LATTICE_SCALE * lattice_embedding(count, dim, tokenizer.side))
+    encoder.latents.add_(0.02 * torch.randn_like(encoder.latents))
+    tokenizer.embed.weight.mul_(2)
+    for block in encoder.modules():
+        if isinstance(block, TransformerBlock):
+            query, key, _ = block.qkv.weight.chunk(3)
+            nn.init.xavier_uniform_(query, gain=_LIKENESS**0.5)
+            key.copy_(query)
+    for layer in _linear(decoder.query_feature, *decoder.band_features, *decoder.hidden):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.xavier_uniform_(decoder.query_projection.weight, gain=2.0)
+    attention = (decoder.key_projection, decoder.value_projection, decoder.output_projection)
+    for layer in _linear(*attention, *decoder.modulations):
+        nn.init.xavier_uniform_(layer.weight)
+    for layer in _linear(*decoder.outputs):
+        layer.weight.mul_(0.1)
+        layer.bias.zero_()
+
+
+def _linear(*layers: nn.Module | None) -> list[nn.Linear]:
+    return [layer for layer in layers if isinstance(layer, nn.Linear)]

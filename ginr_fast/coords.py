@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from numbers import Real
 
 import torch
 
@@ -67,6 +68,14 @@ class CoordinateGrid:
         return torch.stack(torch.meshgrid(*self.axes, indexing="ij"), dim=-1)
 
 
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) == 2
+        and all(isinstance(number, Real) for number in value)
+    )
+
+
 def grid(
     *shape: int,
     bounds: tuple[float, float] | Sequence[tuple[float, float]] = (-1.0, 1.0),
@@ -82,6 +91,7 @@ def grid(
         dtype: float32 or float64.
 
     Raises:
+        TypeError: dtype is neither float32 nor float64.
         ValueError: no axis, a negative size, or a number of bounds that is not the number of axes.
 
     Example:
@@ -95,15 +105,39 @@ def grid(
         raise ValueError("shape: expected at least one axis")
     if any(not isinstance(size, int) or size < 0 for size in shape):
         raise ValueError(f"shape: expected non-negative integers, got {shape}")
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype}")
     pairs: list[tuple[float, float]]
-    if isinstance(bounds, tuple) and len(bounds) == 2 and isinstance(bounds[0], (int, float)):
+    if _is_pair(bounds):
         pairs = [bounds] * len(shape)  # type: ignore[list-item]
+    elif isinstance(bounds, (tuple, list)) and all(map(_is_pair, bounds)):
+        pairs = list(bounds)
     else:
-        pairs = list(bounds)  # type: ignore[arg-type]
+        raise ValueError(f"bounds: expected (low, high) or a sequence of such, got {bounds!r}")
     if len(pairs) != len(shape):
         raise ValueError(f"bounds: expected 1 or {len(shape)} pairs, got {len(pairs)}")
     axes = []
     for size, (low, high) in zip(shape, pairs, strict=True):
         centres = (torch.arange(size, dtype=torch.float64) + 0.5) / max(size, 1)
         axes.append((low + (high - low) * centres).to(device=device, dtype=dtype))
+    return CoordinateGrid(tuple(axes))
+
+
+def recognise_grid(points: torch.Tensor) -> CoordinateGrid | None:
+    """The grid that points ``(n_1, …, n_d, d)`` form to the last bit, or None.
+
+    Looks at every value, so it is for CPU tensors: on a GPU it would wait for the device.
+    """
+    coord_dim = points.shape[-1]
+    if points.ndim != coord_dim + 1 or points.numel() == 0:
+        return None
+    axes = []
+    for index in range(coord_dim):
+        place: list[int | slice] = [0] * coord_dim
+        place[index] = slice(None)
+        axis = points[(*place, index)]
+        column = axis.view([-1 if other == index else 1 for other in range(coord_dim)])
+        if not torch.equal(points[..., index], column.expand(points.shape[:-1])):
+            return None
+        axes.append(axis.contiguous())
     return CoordinateGrid(tuple(axes))

@@ -16,7 +16,7 @@ from ginr_fast.ops.locality_decode.weights import LocalityWeights
 
 
 def log_spaced_frequencies(count: int, bandwidth: float, lowest: float = 1.0) -> Tensor:
-    """ω_j = lowest·(σ/lowest)^{j/(n−1)}, j = 0..n−1: ``(n,)`` float64 (LA-GINR eq. 2 with lowest 1)."""
+    """ω_j = lowest·(σ/lowest)^{j/(n−1)}, j = 0..n−1: ``(n,)`` float64; as LA-GINR with lowest 1."""
     exponents = torch.arange(count, dtype=torch.float64) / max(count - 1, 1)
     return lowest * (bandwidth / lowest) ** exponents
 
@@ -190,6 +190,9 @@ class LocalityAwareDecoder(nn.Module):
         def bias_of(layer: nn.Linear) -> Tensor:
             return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
 
+        def stacked(layers: nn.ModuleList, name: str) -> Tensor:
+            return torch.stack([getattr(layer, name) for layer in layers])
+
         projection, projection_bias = (
             self.query_projection.weight,
             bias_of(self.query_projection),
@@ -209,26 +212,26 @@ class LocalityAwareDecoder(nn.Module):
             attention_output_weight=None if wo is None else wo.weight,
             attention_output_bias=None if wo is None else bias_of(wo),
             band_frequencies=self.band_frequencies,
-            band_weight=torch.stack([layer.weight for layer in self.band_features]),
-            band_bias=torch.stack([layer.bias for layer in self.band_features]),
-            modulation_weight=torch.stack([layer.weight for layer in self.modulations]),
-            modulation_bias=torch.stack([layer.bias for layer in self.modulations]),
+            band_weight=stacked(self.band_features, "weight"),
+            band_bias=stacked(self.band_features, "bias"),
+            modulation_weight=stacked(self.modulations, "weight"),
+            modulation_bias=stacked(self.modulations, "bias"),
             hidden_weight=(
-                torch.stack([layer.weight for layer in self.hidden])
+                stacked(self.hidden, "weight")
                 if len(self.hidden)
                 else empty.new_empty(0, width, width)
             ),
             hidden_bias=(
-                torch.stack([layer.bias for layer in self.hidden])
+                stacked(self.hidden, "bias")
                 if len(self.hidden)
                 else empty.new_empty(0, width)
             ),
-            output_weight=torch.stack([layer.weight for layer in self.outputs]),
-            output_bias=torch.stack([layer.bias for layer in self.outputs]).sum(0),
+            output_weight=stacked(self.outputs, "weight"),
+            output_bias=stacked(self.outputs, "bias").sum(0),
         )
 
     def keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Projected keys and values of the tokens: ``(B, R, token_dim)`` to two ``(B, H, R, ·)``."""
+        """Projected keys and values: tokens ``(B, R, token_dim)`` to two ``(B, H, R, ·)``."""
 
         def by_head(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)

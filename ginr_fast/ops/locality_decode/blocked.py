@@ -139,8 +139,9 @@ class _Call:
 
     def step(
         self, queries: Tensor, features: list[Tensor], group: slice, count: int, keep: bool
-    ) -> tuple[Tensor, _Activations | None]:
-        """y, (rows, out), of a group of instances on a block; and what its backward needs."""
+    ) -> _Activations:
+        """A group of instances on a block, up to the hidden features of every level; without
+        ``keep`` the probabilities are dropped as soon as they are used."""
         w, width = self.w, self.w.width
         size = group.stop - group.start
         folded = w.modulation_weight is None
@@ -178,14 +179,15 @@ class _Call:
             hidden.append(
                 gemm.linear(x, w.hidden_weight[level - 1], w.hidden_bias[level - 1], relu=True)
             )
-        y = torch.addmm(w.output_bias, hidden[0], w.output_weight[0].t())
-        for level in range(1, w.levels):
-            y.addmm_(hidden[level], w.output_weight[level].t())
-        if not keep:
-            return y, None
-        return y, _Activations(
-            probabilities, None if folded else attended, modulated, mixed, hidden
-        )
+        attended_or_none = None if folded else attended
+        return _Activations(probabilities, attended_or_none, modulated, mixed, hidden)
+
+    def values_of(self, hidden: list[Tensor]) -> Tensor:
+        """y = Σ W_out h + b_out, (rows, out)."""
+        y = torch.addmm(self.w.output_bias, hidden[0], self.w.output_weight[0].t())
+        for level in range(1, self.w.levels):
+            y.addmm_(hidden[level], self.w.output_weight[level].t())
+        return y
 
 
 def forward(
@@ -206,7 +208,7 @@ def forward(
             if shared is None or not call.shared:
                 q, *features = call.features.forward(block, group, keep=False)
                 shared = call.queries(q), features
-            y, _ = call.step(*shared, group, block.count, keep=False)
+            y = call.values_of(call.step(*shared, group, block.count, keep=False).hidden)
             out[group, block.points] = y.unflatten(0, (-1, block.count)).to(out.dtype)
     return out
 

@@ -61,8 +61,7 @@ class Backward:
                     queries = call.queries(q)
                     grad_queries = torch.zeros_like(queries)
                     grad_features = [torch.zeros_like(feature) for feature in features]
-                _, activations = call.step(queries, features, group, block.count, keep=True)
-                assert activations is not None
+                activations = call.step(queries, features, group, block.count, keep=True)
                 self._step(
                     grad[group, block.points].flatten(0, 1),
                     queries,
@@ -93,16 +92,23 @@ class Backward:
             self._product("output_weight", (level,), grad, hidden)
 
         grad_modulated = torch.mm(grad, call.output)  # every level's share of ∂h, (rows, L·d)
-        for level in range(w.levels - 1, 0, -1):
+        mixed: Tensor | None = None  # ∂(M^ℓ + h^{ℓ−1}) of the level above
+        for level in range(w.levels - 1, -1, -1):
             columns = slice(level * width, (level + 1) * width)
-            pre = _relu_backward(grad_modulated[:, columns], act.hidden[level])
-            self._product("hidden_weight", (level - 1,), pre, act.mixed[level - 1])
-            self._sum_rows("hidden_bias", (level - 1,), pre)
-            mixed = gemm.linear(pre, w.hidden_weight[level - 1].t())
-            grad_modulated[:, columns] = mixed
-            grad_modulated[:, columns.start - width : columns.start] += mixed
-        if call.modulation_relu:
-            grad_modulated = _relu_backward(grad_modulated, act.modulated)
+            if mixed is not None:
+                grad_modulated[:, columns] += mixed
+            if level > 0:
+                pre = _relu_backward(grad_modulated[:, columns], act.hidden[level])
+                self._product("hidden_weight", (level - 1,), pre, act.mixed[level - 1])
+                self._sum_rows("hidden_bias", (level - 1,), pre)
+                mixed = gemm.linear(pre, w.hidden_weight[level - 1].t())
+            source = grad_modulated[:, columns] if mixed is None or level == 0 else mixed
+            if call.modulation_relu:
+                torch.ops.aten.threshold_backward.grad_input(
+                    source, act.modulated[:, columns], 0, grad_input=grad_modulated[:, columns]
+                )
+            elif level > 0:
+                grad_modulated[:, columns] = source
 
         for level, target in enumerate(grad_features):
             part = grad_modulated[:, level * width : (level + 1) * width]

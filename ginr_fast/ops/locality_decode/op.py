@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ginr_fast.coords import CoordinateGrid
+from ginr_fast.coords import CoordinateGrid, recognise_grid
 from ginr_fast.ops import dispatch
 from ginr_fast.ops.checks import autocasts, check_tensor
 from ginr_fast.ops.locality_decode import blocked, plan
@@ -110,13 +110,14 @@ def _(*arguments: Any) -> Tensor:
     coords, keys = arguments[:2]
     grid_shape = arguments[-2]
     count = math.prod(grid_shape) if grid_shape else coords.shape[1]
-    return keys.new_empty(keys.shape[0], count, arguments[_ARGUMENTS.index("output_weight")].shape[1])
+    out_dim = arguments[_ARGUMENTS.index("output_weight")].shape[1]
+    return keys.new_empty(keys.shape[0], count, out_dim)
 
 
 @_backward_op.register_fake
 def _(grad: Tensor, *arguments: Any) -> list[Tensor]:
     named = dict(zip(_ARGUMENTS, arguments, strict=False))
-    return [torch.empty_like(named[n], memory_format=torch.contiguous_format) for n in arguments[-1]]
+    return [named[name].new_empty(named[name].shape) for name in arguments[-1]]
 
 
 def _reference_on(arguments: Sequence[Any]) -> Tensor:
@@ -148,11 +149,13 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple:
     if torch.is_grad_enabled():
         # create_graph: the gradient must itself be differentiable, which the formula is. Views,
         # because an argument may be a function of another, or the same tensor twice.
-        tensors = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
-        inputs = [tensors[_ARGUMENTS.index(name)] for name in needed]
+        views = {
+            name: None if tensor is None else tensor.view_as(tensor)
+            for name, tensor in zip(_ARGUMENTS, tensors, strict=True)
+        }
         grads = torch.autograd.grad(
-            _reference_on((*tensors, *settings)),
-            inputs,
+            _reference_on((*views.values(), *settings)),
+            [view for name, view in views.items() if name in needed and view is not None],
             grad,
             create_graph=True,
             allow_unused=True,  # the hidden weights of a single band
@@ -196,8 +199,13 @@ def _normalised(
     else:
         shape = (batch, *coords.shape[:-1])
         coords = coords.reshape(1, math.prod(coords.shape[:-1]), coord_dim)
-    if not (coords.requires_grad or torch.compiler.is_compiling()):
-        coords = _shared_if_repeated(coords, ())
+    if coords.requires_grad or torch.compiler.is_compiling():
+        return coords, [], shape
+    coords = _shared_if_repeated(coords, ())
+    if coords.device.type == "cpu" and coords.shape[0] == 1:
+        found = recognise_grid(coords.view(*shape[1:], coord_dim))
+        if found is not None:
+            return torch.cat(found.axes), list(found.shape), shape
     return coords, [], shape
 
 
@@ -279,7 +287,8 @@ def locality_decode(
         coords: a :class:`~ginr_fast.CoordinateGrid`; or ``(..., c)`` shared by the whole batch; or
             ``(B, ..., c)``: three or more dimensions of which the first is B or 1. float32 or
             float64 (half precision cannot carry a Fourier phase). A batch that is expanded, or on
-            a CPU merely repeated, is computed as shared.
+            a CPU merely repeated, is computed as shared; on a CPU a grid written
+            out as a tensor, ``(n_1, …, n_c, c)``, is recognised as separable.
         keys: projected keys, ``(B, H, R, dq)``.
         values: projected values, ``(B, H, R, dv)``.
         weights: the parameters, see :class:`LocalityWeights`; in the dtype of keys and values

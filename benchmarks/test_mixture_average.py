@@ -1,4 +1,4 @@
-"""``mixture_average`` at mNIF's sizes against the published broadcast-and-sum, and a matmul a layer."""
+"""``mixture_average`` at mNIF's sizes against the published broadcast and sum, and matmuls."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def recognise_grid(points: torch.Tensor) -> CoordinateGrid | None:
     for index in range(coord_dim):
         place: list[int | slice] = [0] * coord_dim
         place[index] = slice(None)
-        axis = points[(*place, index)]
+        axis = points[..., index][tuple(place)]
         column = axis.view([-1 if other == index else 1 for other in range(coord_dim)])
         if not torch.equal(points[..., index], column.expand(points.shape[:-1])):
             return None

@@ -14,7 +14,10 @@ import ginr_fast
 from ginr_fast import CoordinateGrid, LocalityAwareDecoder
 
 SMALL: dict[str, Any] = {
-    "token_dim": 11, "hidden_dim": 18, "feature_dim": 22, "bandwidths": (9, 5),
+    "token_dim": 11,
+    "hidden_dim": 18,
+    "feature_dim": 22,
+    "bandwidths": (9, 5),
     "query_bandwidth": 4,
 }
 KINDS = ("points", "unbatched", "one set", "repeated", "expanded", "grid")
@@ -25,9 +28,7 @@ def make_decoder(dtype: torch.dtype = torch.float32, **arguments: Any) -> Locali
     return LocalityAwareDecoder(**arguments).to(dtype)
 
 
-def make_tokens(
-    batch: int, count: int, width: int, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def make_tokens(batch: int, count: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randn(batch, count, width, generator=generator).to(dtype)
 
@@ -100,9 +101,7 @@ def check_accuracy(
             assert relative_error(got_grads[name], grad) <= 5 * limit, name
 
 
-def own_formula(
-    decoder: LocalityAwareDecoder, coords: Tensor, tokens: Tensor
-) -> Tensor:
+def own_formula(decoder: LocalityAwareDecoder, coords: Tensor, tokens: Tensor) -> Tensor:
     """The decoder straight from its modules; attention by PyTorch's own. ``coords`` (B, N, c)."""
 
     def features(frequencies: Tensor) -> Tensor:

@@ -170,7 +170,10 @@ with profiling.phase("training"):
     print(profiling.ENABLED, double(21), double.__name__, double.__doc__)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "GINR_FAST_NVTX": enabled},
-        capture_output=True, text=True, check=True,
+        [sys.executable, "-c", program],
+        env={**os.environ, "GINR_FAST_NVTX": enabled},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.split() == [str(enabled == "1"), "42", "double", "Twice."]

@@ -69,10 +69,22 @@ def test_integer_tokens_under_autocast(decoder):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        *(({name: 0}, ValueError, f"{name}: expected a positive integer, got 0") for name in (
-            "coord_dim", "out_dim", "token_dim", "hidden_dim", "heads", "head_dim")),
-        *(({name: 1.5}, (ValueError, TypeError), f"{name}: .*got 1.5") for name in (
-            "coord_dim", "out_dim", "token_dim", "hidden_dim", "heads", "head_dim", "feature_dim")),
+        *(
+            ({name: 0}, ValueError, f"{name}: expected a positive integer, got 0")
+            for name in ("coord_dim", "out_dim", "token_dim", "hidden_dim", "heads", "head_dim")
+        ),
+        *(
+            ({name: 1.5}, (ValueError, TypeError), f"{name}: .*got 1.5")
+            for name in (
+                "coord_dim",
+                "out_dim",
+                "token_dim",
+                "hidden_dim",
+                "heads",
+                "head_dim",
+                "feature_dim",
+            )
+        ),
         ({"heads": 5}, ValueError, "heads: 5 do not divide hidden_dim 18; give head_dim"),
         ({"feature_dim": 3}, ValueError, "feature_dim: expected at least 4"),
         ({"feature_dim": "22"}, (ValueError, TypeError), "feature_dim: "),

@@ -128,9 +128,7 @@ def test_foldings(what, kind, monkeypatch):
     (explained,) = ginr_fast.explain(decoder, coords, tokens).plans
     assert chosen == [plan.Foldings("keys" in what, "values" in what)]
     assert ("query projection folded into the keys" in explained.foldings) == ("keys" in what)
-    assert ("modulation weights folded into the values" in explained.foldings) == (
-        "values" in what
-    )
+    assert ("modulation weights folded into the values" in explained.foldings) == ("values" in what)
     check_accuracy(decoder, coords, tokens, 1e-12)
     check_accuracy(decoder.float(), coords, tokens.float(), 2e-5)
 
@@ -146,8 +144,19 @@ def test_phases_are_as_good_as_their_coordinates(frequency):
 
 def test_a_folding_never_costs_more():
     base = dict(
-        key_dim=8, value_dim=8, query_width=16, width=16, levels=2, out_dim=3, query_features=16,
-        features=16, shared=True, grid_points=0, coord_dim=2, projected=True, modulated=True,
+        key_dim=8,
+        value_dim=8,
+        query_width=16,
+        width=16,
+        levels=2,
+        out_dim=3,
+        query_features=16,
+        features=16,
+        shared=True,
+        grid_points=0,
+        coord_dim=2,
+        projected=True,
+        modulated=True,
         attention_output=16,
     )
     for tokens in (1, 4, 64):
@@ -171,17 +180,22 @@ def tiny_problem(coord_dim=2, levels=2):
     width, heads, key, value, attended = 3, 2, 2, 1, 3
     count = 2 * coord_dim
     tensors = {
-        "coords": random(2, 3, coord_dim), "keys": random(2, heads, 2, key),
-        "values": random(2, heads, 2, value), "query_weight": random(2, count),
-        "query_bias": random(2), "projection_weight": random(heads * key, 2),
+        "coords": random(2, 3, coord_dim),
+        "keys": random(2, heads, 2, key),
+        "values": random(2, heads, 2, value),
+        "query_weight": random(2, count),
+        "query_bias": random(2),
+        "projection_weight": random(heads * key, 2),
         "projection_bias": random(heads * key),
         "attention_output_weight": random(attended, heads * value),
         "attention_output_bias": random(attended),
-        "band_weight": random(levels, width, count), "band_bias": random(levels, width),
+        "band_weight": random(levels, width, count),
+        "band_bias": random(levels, width),
         "modulation_weight": random(levels, width, attended),
         "modulation_bias": random(levels, width),
         "hidden_weight": random(levels - 1, width, width),
-        "hidden_bias": random(levels - 1, width), "output_weight": random(levels, 2, width),
+        "hidden_bias": random(levels - 1, width),
+        "output_weight": random(levels, 2, width),
         "output_bias": random(2),
     }
 
@@ -257,9 +271,7 @@ def test_one_tensor_in_two_places_with_create_graph():
     grads = {}
     for create_graph in (False, True):
         out = decode("blocked")(*tensors.values())
-        (grad,) = torch.autograd.grad(
-            out.sum(), tensors["band_bias"], create_graph=create_graph
-        )
+        (grad,) = torch.autograd.grad(out.sum(), tensors["band_bias"], create_graph=create_graph)
         grads[create_graph] = grad.detach()
     torch.testing.assert_close(grads[True], grads[False])
 

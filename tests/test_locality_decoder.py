@@ -84,7 +84,9 @@ def test_attention_of_torch_loads():
         attention.in_proj_bias.normal_()
         attention.out_proj.bias.normal_()
         for layer, weight, bias in zip(
-            projections, attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3),
+            projections,
+            attention.in_proj_weight.chunk(3),
+            attention.in_proj_bias.chunk(3),
             strict=True,
         ):
             layer.weight.copy_(weight)
@@ -243,9 +245,9 @@ def test_autocast_leaves_float64_alone():
     decoder = make_decoder(torch.float64, **SMALL)
     coords, tokens = make_coords("points", 2, 9, 2), make_tokens(2, 7, 11, torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(decoder(coords, tokens), own_formula(
-            decoder, coords.double(), tokens
-        ))
+        torch.testing.assert_close(
+            decoder(coords, tokens), own_formula(decoder, coords.double(), tokens)
+        )
 
 
 @pytest.mark.parametrize("convert", ["bfloat16", "half"])

@@ -65,7 +65,11 @@ def test_a_failure_leaves_no_file(decoder, tmp_path):
     ],
 )
 def test_bad_input_is_named(decoder, tmp_path, change, argument):
-    call = {"coords": ginr_fast.grid(4, 4), "tokens": torch.randn(1, 5, 8), "path": "v.png"} | change
+    call = {
+        "coords": ginr_fast.grid(4, 4),
+        "tokens": torch.randn(1, 5, 8),
+        "path": "v.png",
+    } | change
     call["path"] = tmp_path / call["path"]
     with pytest.raises((ValueError, TypeError), match=argument):
         ginr_fast.decode_to_file(decoder, **call)

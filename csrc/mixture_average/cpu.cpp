@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "common/memory.h"
 #include "common/parallel.h"
 #include "mixture_average/cpu_kernels.h"
 
@@ -121,11 +120,6 @@ void grad_coefficients(const Problem& problem, const T* grad, const T* const* ba
 template <class T>
 void grad_bases(const Problem& problem, const T* grad, const T* coefficients, T* const* out,
                 int threads) {
-  for (size_t s = 0; s < problem.segments.size(); ++s) {
-    if (out[s] != nullptr) {
-      advise_huge_pages(out[s], problem.segments[s].size * problem.mixtures * sizeof(T));
-    }
-  }
   const int64_t row_blocks = blocks(problem.mixtures, kGradRows);
   const int64_t column_blocks = total_blocks(problem, kColumns);
   parallel_for(row_blocks * column_blocks, threads_for(problem, threads), [&](int64_t task) {

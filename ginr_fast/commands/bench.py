@@ -163,7 +163,9 @@ def draw_roofline(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     intensity = np.logspace(-1, 5, 200)
-    for color, dtype in zip(("#3b6ea5", "#c05020"), sorted({r["dtype"] for r in rows}), strict=False):
+    for color, dtype in zip(
+        ("#3b6ea5", "#c05020"), sorted({r["dtype"] for r in rows}), strict=False
+    ):
         own = [row for row in rows if row["dtype"] == dtype]
         name = dtype.removeprefix("torch.")
         roof = np.minimum(

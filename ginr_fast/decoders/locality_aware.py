@@ -160,16 +160,12 @@ class LocalityAwareDecoder(nn.Module):
         self.output_projection = (
             nn.Linear(inner, hidden_dim, bias=attention_bias) if output_projection else None
         )
-        self.band_features = nn.ModuleList(
-            nn.Linear(features, hidden_dim) for _ in range(levels)
-        )
+        self.band_features = nn.ModuleList(nn.Linear(features, hidden_dim) for _ in range(levels))
         self.modulations = nn.ModuleList(nn.Linear(attended, hidden_dim) for _ in range(levels))
         self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(levels - 1))
         self.outputs = nn.ModuleList(nn.Linear(hidden_dim, out_dim) for _ in range(levels))
 
-    def _apply(
-        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
-    ) -> LocalityAwareDecoder:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LocalityAwareDecoder:
         # Half precision would destroy the phases: the frequencies move, but never below float32.
         kept = {n: getattr(self, n) for n in ("query_frequencies", "band_frequencies")}
         super()._apply(fn, recurse)
@@ -222,9 +218,7 @@ class LocalityAwareDecoder(nn.Module):
                 else empty.new_empty(0, width, width)
             ),
             hidden_bias=(
-                stacked(self.hidden, "bias")
-                if len(self.hidden)
-                else empty.new_empty(0, width)
+                stacked(self.hidden, "bias") if len(self.hidden) else empty.new_empty(0, width)
             ),
             output_weight=stacked(self.outputs, "weight"),
             output_bias=stacked(self.outputs, "bias").sum(0),

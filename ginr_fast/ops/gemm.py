@@ -42,7 +42,9 @@ def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
-    """``x @ weight.T + bias``, optionally ReLU: ``(rows, k)``, ``(n, k)``, ``(n,)`` to ``(rows, n)``.
+    """``x @ weight.T + bias``, optionally ReLU.
+
+    ``(rows, k)``, ``(n, k)`` and ``(n,)`` to ``(rows, n)``.
 
     Operands may be strided views. Not differentiable.
     """

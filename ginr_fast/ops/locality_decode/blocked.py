@@ -151,9 +151,7 @@ class _Call:
         if folded:
             modulated = queries.new_empty(size * count, w.levels * width)
         for position in range(size):
-            p, heads = self.attend(
-                self.rows_of(queries, position, count), group.start + position
-            )
+            p, heads = self.attend(self.rows_of(queries, position, count), group.start + position)
             rows = slice(position * count, (position + 1) * count)
             if keep:
                 probabilities.append(p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,8 @@ class Backward:
     def __init__(self, call: _Call, needed: Collection[str]):
         self.call, self.needed = call, set(needed)
         self.grads: dict[str, Tensor] = {}
-        sources = {"keys": call.keys, "values": call.values, "logit_bias": call.logit_bias}
-        sources.update(call.w._asdict())
+        inputs = {"keys": call.keys, "values": call.values, "logit_bias": call.logit_bias}
+        sources: dict[str, Any] = {**inputs, **call.w._asdict()}
         for name in self.needed - {"coords", *_FEATURE_WEIGHTS}:
             self.grads[name] = torch.zeros_like(sources[name], dtype=call.accumulator)
         self.needs_features = bool(self.needed & {"coords", *_FEATURE_WEIGHTS})

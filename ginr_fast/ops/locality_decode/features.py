@@ -77,9 +77,7 @@ def encode(coords: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat((phase.cos(), phase.sin()), dim=-1).to(dtype)
 
 
-def encode_backward(
-    grad: Tensor, features: Tensor, frequencies: Tensor, coord_dim: int
-) -> Tensor:
+def encode_backward(grad: Tensor, features: Tensor, frequencies: Tensor, coord_dim: int) -> Tensor:
     """∂/∂v of :func:`encode`: ``(rows, 2·c·n)`` to ``(rows, c)``."""
     cosine, sine = features.unflatten(-1, (2, coord_dim, -1)).unbind(-3)
     grad_cosine, grad_sine = grad.unflatten(-1, (2, coord_dim, -1)).unbind(-3)
@@ -144,8 +142,7 @@ class GridFeatures:
         self.lines, self.line_length = math.prod(self.shape[:-1]), self.shape[-1]
         self.widths = [band.weight.shape[0] for band in bands]
         self.encoded = [
-            [encode(axis.unsqueeze(-1), band.frequencies, dtype) for band in bands]
-            for axis in axes
+            [encode(axis.unsqueeze(-1), band.frequencies, dtype) for band in bands] for axis in axes
         ]
         self.tables = [
             torch.cat(

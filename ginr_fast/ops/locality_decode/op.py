@@ -184,9 +184,7 @@ def _normalised(
             return coords.tensor().reshape(1, -1, coords.coord_dim), [], shape
         return torch.cat(coords.axes), list(coords.shape), shape
     if not isinstance(coords, Tensor):
-        raise TypeError(
-            f"coords: expected a tensor or CoordinateGrid, got {type(coords).__name__}"
-        )
+        raise TypeError(f"coords: expected a tensor or CoordinateGrid, got {type(coords).__name__}")
     check_tensor("coords", coords, ("...",) * coords.ndim, dtypes=PHASE_DTYPES, device=device)
     if coords.ndim < 1 or coords.shape[-1] < 1:
         raise ValueError(f"coords: expected shape (..., c), got {tuple(coords.shape)}")
@@ -322,7 +320,10 @@ def locality_decode(
         keys, values, weights = keys.to(dtype), values.to(dtype), weights.to_dtype(dtype)
     check_tensor("values", values, values.shape, dtypes=(keys.dtype,))
     check_tensor(
-        "weights.band_weight", weights.band_weight, ("L", "d", "F"), dtypes=(keys.dtype,),
+        "weights.band_weight",
+        weights.band_weight,
+        ("L", "d", "F"),
+        dtypes=(keys.dtype,),
         device=keys.device,
     )
     coords, grid_shape, shape = _normalised(coords, batch, keys.device, keys.dtype)

@@ -127,7 +127,7 @@ _TINY = LaGinrRecipe(
         heads=2,
     ),
     views=ViewConfig(kind="crops", flip=True, held_out_views=192),
-    steps=4000,
+    steps=3000,
     batch_size=32,
     coordinates=256,
     learning_rate=2e-3,

@@ -29,10 +29,11 @@ MODEL = LaGinrConfig(
 )
 RECIPE = LaGinrRecipe(
     model=MODEL,
-    views=ViewConfig(kind="crops", flip=True, held_out_views=6),
+    views=ViewConfig(kind="crops", flip=True, shuffle_channels=True, held_out_views=6),
     steps=6,
     batch_size=4,
     coordinates=64,
+    subpixel=True,
     learning_rate=1e-3,
     warmup_steps=2,
     schedule="cosine",

@@ -276,6 +276,16 @@ def test_crops_cover_all_scales_and_both_directions(tmp_path: Path) -> None:
     assert all(plain[step, 0][0, 0, 0] < plain[step, 0][0, 0, 15] for step in range(50))
 
 
+def test_channels_are_shuffled_in_every_order(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20), (10, 20, 30)).save(tmp_path / "a.png")
+    files = ImageFiles(tmp_path, (tmp_path / "a.png",), (tmp_path / "a.png",))
+    config = ViewConfig(kind="crops", shuffle_channels=True)
+    views = TrainingViews(files, config, 16, batch_size=1, seed=0)
+    orders = {tuple(views[step, 0][:, 0, 0].tolist()) for step in range(60)}
+    assert len(orders) == 6
+    assert HeldOutViews(files, config, 16)[0][:, 0, 0].tolist() == [10, 20, 30]
+
+
 def test_whole_views_go_through_every_image_each_epoch(many: Path) -> None:
     files = folder(many, held_out=0.2)
     views = TrainingViews(files, ViewConfig(kind="whole"), 24, batch_size=4, seed=0)

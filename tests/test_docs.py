@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import ginr_fast
+from ginr_fast.commands.bench import markdown, read
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -63,3 +64,10 @@ def test_no_source_file_is_long():
     files = [*(ROOT / "ginr_fast").rglob("*.py"), *(ROOT / "csrc").rglob("*.*")]
     long = {str(f): n for f in files if (n := len(f.read_text().splitlines())) > 400}
     assert not long
+
+
+def test_the_performance_table_comes_from_the_committed_results():
+    results = ROOT / "benchmarks" / "results" / "epyc-2core" / "results.json"
+    assert markdown(*read(results)) in (ROOT / "docs" / "performance.md").read_text(), (
+        f"run ginr-fast bench --json {results.relative_to(ROOT)} --markdown docs/performance.md"
+    )

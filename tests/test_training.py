@@ -19,7 +19,13 @@ from ginr_fast.systems.la_ginr import LaGinr, LaGinrConfig
 from ginr_fast.training import checkpoints
 from ginr_fast.training.checkpoints import CheckpointError, load_model, load_run
 from ginr_fast.training.images import sheet, to_pixels
-from ginr_fast.training.loop import RunOptions, choose_coordinates, train
+from ginr_fast.training.loop import (
+    RunOptions,
+    choose_coordinates,
+    choose_offsets,
+    interpolated,
+    train,
+)
 from ginr_fast.training.losses import psnr_of, reconstruction_loss
 from ginr_fast.training.metrics import ScoreSum, score_views
 from ginr_fast.training.recipes import RECIPES, as_plain, differences, recipe
@@ -178,6 +184,26 @@ def test_coordinates_are_different_pixels_chosen_by_seed_and_step() -> None:
     assert counts.min() > 50  # 90 expected
 
 
+def test_offsets_stay_within_a_pixel() -> None:
+    offsets = choose_offsets(0, 5, 1000)
+    assert offsets.shape == (1000, 2) and offsets.dtype == torch.float32
+    assert offsets.min() >= -0.5 and offsets.max() < 0.5 and offsets.mean().abs() < 0.05
+    assert torch.equal(offsets, choose_offsets(0, 5, 1000))
+    assert not torch.equal(offsets, choose_offsets(0, 6, 1000))
+
+
+def test_interpolation_meets_the_pixels_and_is_smooth_between() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    found = interpolated(images, ginr_fast.grid(8, 8).tensor().reshape(-1, 2))
+    assert torch.allclose(found, images.flatten(2).transpose(1, 2), atol=1e-5)
+    rows, columns = (torch.arange(8.0) / 8 for _ in range(2))
+    ramp = torch.stack([rows[:, None].expand(8, 8), columns.expand(8, 8)])[None]
+    coords = torch.rand(50, 2) - 0.5  # inside, where no border is held
+    expected = (coords + 1) / 2 - 1 / 16
+    # PyTorch's cubic (a = -0.75) is exact at the pixels and close to a line between them.
+    assert (interpolated(ramp, coords)[0] - expected).abs().max() < 0.1 / 8
+
+
 def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     losses: list[float] = []
     options = replace(QUIET, tensorboard=True, progress=True, log_every=1)
@@ -210,24 +236,26 @@ def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
 
 def test_training_learns(tmp_path: Path) -> None:
     losses: list[float] = []
-    longer = replace(RECIPE, steps=300, batch_size=16, learning_rate=4e-3)
+    views = replace(RECIPE.views, shuffle_channels=False)
+    longer = replace(RECIPE, views=views, steps=300, batch_size=16, learning_rate=4e-3)
     result = train(longer, photos(), tmp_path, QUIET, lambda step, loss: losses.append(loss.item()))
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
     # Better than the best constant image of each view could ever be on average.
-    views = HeldOutViews(photos(), RECIPE.views, 16)
+    held_out = HeldOutViews(photos(), views, 16)
     flat = [
         view.float().div(255).var((1, 2), unbiased=False).mean()
-        for view in map(views.__getitem__, range(6))
+        for view in map(held_out.__getitem__, range(6))
     ]
     assert result.scores.psnr > sum(psnr_of(float(value)) for value in flat) / 6
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("coordinates", [64, None])
+@pytest.mark.parametrize("subpixel", [True, False])
 def test_a_resumed_run_ends_with_the_same_weights(
-    tmp_path: Path, precision: str, coordinates: int | None
+    tmp_path: Path, precision: str, coordinates: int | None, subpixel: bool
 ) -> None:
-    chosen = replace(RECIPE, precision=precision, coordinates=coordinates)
+    chosen = replace(RECIPE, precision=precision, coordinates=coordinates, subpixel=subpixel)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(chosen, photos(), whole, QUIET)
 

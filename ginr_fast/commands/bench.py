@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     machine, rows = read(source)
     _print(machine, rows)
     if given.markdown:
-        given.markdown.write_text(markdown(machine, rows))
+        given.markdown.write_text(page(markdown(machine, rows)))
     draw_bars(rows, given.out / "bars.png")
     draw_roofline(rows, given.out / "roofline.png")
     print(f"drawn: {given.out / 'bars.png'}, {given.out / 'roofline.png'}")
@@ -137,6 +137,26 @@ def markdown(machine: Row, rows: list[Row]) -> str:
     lines.append("|" + "---|" * 2 + "---:|" * (len(_COLUMNS) - 2))
     lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def page(table: str) -> str:
+    """The page on performance: what the columns mean, then the table."""
+    return f"""# Performance
+
+One run of `pytest benchmarks --benchmark-only`, from the JSON file it wrote, by
+`ginr-fast bench --json FILE --markdown docs/performance.md`. Before each round of ours every rival
+ran once; speed-ups are ratios of medians.
+
+- *vs eager*: over the published formulation in eager float32, with coordinates repeated for every
+  instance.
+- *vs compiled*: over `torch.compile` of it, in float32.
+- *vs matmul*: over one matrix product a parameter.
+- *efficiency*: minimal exact FLOPs (recomputation not counted) over time and the peak of the
+  fastest matrix product in reach in that run; *vs torch.mm peak*: over that of `torch.mm`, which in
+  float32 may be much slower, so that the figure can exceed 1.
+- *memory of eager's*: peak memory above the inputs, as a fraction of eager's.
+
+{table}"""
 
 
 def draw_bars(rows: list[Row], path: Path) -> None:

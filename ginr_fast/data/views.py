@@ -34,6 +34,8 @@ class ViewConfig:
         shorter_side: (crops) images are first reduced to at most this many pixels on the shorter
             side, so that the detail in a crop does not depend on the camera.
         flip: mirror half of the training views, left to right.
+        shuffle_channels: put the colour channels of a training view in random order, so that few
+            photographs teach all colours.
         held_out_views: (crops) how many views to evaluate with, in equal parts from each held-out
             image; (whole) the number of held-out images used, at most.
     """
@@ -43,6 +45,7 @@ class ViewConfig:
     max_scale: float = 4.0
     shorter_side: int = 512
     flip: bool = False
+    shuffle_channels: bool = False
     held_out_views: int = 1024
 
     def __post_init__(self) -> None:
@@ -85,20 +88,23 @@ class _Levels:
         return pyramid(image, size, config.max_scale)
 
 
-def _square(level: np.ndarray, top: int, left: int, size: int, mirror: bool) -> torch.Tensor:
-    view = level[top : top + size, left : left + size]
-    if mirror:
-        view = view[:, ::-1]
-    return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
+def _square(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
+    return image[top : top + size, left : left + size]
 
 
-def _random_square(
-    levels: list[np.ndarray], size: int, flip: bool, rng: np.random.Generator
-) -> torch.Tensor:
+def _centre_square(image: np.ndarray, size: int) -> np.ndarray:
+    return _square(image, (image.shape[0] - size) // 2, (image.shape[1] - size) // 2, size)
+
+
+def _random_square(levels: list[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
     level = levels[rng.integers(len(levels))]
     top = rng.integers(level.shape[0] - size + 1)
     left = rng.integers(level.shape[1] - size + 1)
-    return _square(level, top, left, size, flip and rng.integers(2) == 1)
+    return _square(level, top, left, size)
+
+
+def _as_tensor(view: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
 
 
 class TrainingViews(Dataset[torch.Tensor]):
@@ -131,13 +137,19 @@ class TrainingViews(Dataset[torch.Tensor]):
         step, slot = where
         rng = np.random.default_rng((self.seed, step, slot))
         if self.config.kind == "crops":
-            levels = self.levels[int(rng.integers(self.count))]
-            return _random_square(levels, self.size, self.config.flip, rng)
-        epoch, position = divmod(step * self.batch_size + slot, self.count)
-        image = self.levels[int(self._permutation(epoch)[position])][0]
-        if self.config.random_crop:
-            return _random_square([image], self.size, self.config.flip, rng)
-        return _centre_square(image, self.size, self.config.flip and rng.integers(2) == 1)
+            view = _random_square(self.levels[int(rng.integers(self.count))], self.size, rng)
+        else:
+            epoch, position = divmod(step * self.batch_size + slot, self.count)
+            levels = self.levels[int(self._permutation(epoch)[position])]
+            if self.config.random_crop:
+                view = _random_square(levels, self.size, rng)
+            else:
+                view = _centre_square(levels[0], self.size)
+        if self.config.flip and rng.integers(2):
+            view = view[:, ::-1]
+        if self.config.shuffle_channels:
+            view = view[:, :, rng.permutation(3)]
+        return _as_tensor(view)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._epoch[0] != epoch:
@@ -146,17 +158,12 @@ class TrainingViews(Dataset[torch.Tensor]):
         return self._epoch[1]
 
 
-def _centre_square(image: np.ndarray, size: int, mirror: bool = False) -> torch.Tensor:
-    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
-    return _square(image, top, left, size, mirror)
-
-
 class HeldOutViews(Dataset[torch.Tensor]):
     """The fixed views a model is evaluated with; the same in every run, whatever its seed.
 
     Args:
         files: the images.
-        config: how views are cut; nothing is mirrored here.
+        config: how views are cut; nothing is mirrored or shuffled here.
         size: height and width of a view, in pixels.
 
     A view is ``(3, size, size)``, uint8.
@@ -175,11 +182,11 @@ class HeldOutViews(Dataset[torch.Tensor]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         if self.config.kind == "whole":
-            return _centre_square(self.levels[index][0], self.size)
+            return _as_tensor(_centre_square(self.levels[index][0], self.size))
         # Image after image, so that a data set larger than the cache is read once.
         levels = self.levels[index * len(self.files) // len(self)]
         rng = np.random.default_rng((_HELD_OUT_SEED, index))
-        return _random_square(levels, self.size, False, rng)
+        return _as_tensor(_random_square(levels, self.size, rng))
 
 
 class _Steps(Sampler[list[tuple[int, int]]]):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ginr_fast.coords import CoordinateGrid, grid
 from ginr_fast.data.images import ImageFiles
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _COORDINATE_STREAM = 1
 _GLOBAL_STREAM = 2
+_OFFSET_STREAM = 3
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,27 @@ def choose_coordinates(seed: int, step: int, pixels: int, count: int) -> torch.T
     """``count`` different pixels of ``pixels``, int64, a pure function of the arguments."""
     rng = np.random.default_rng((seed, step, _COORDINATE_STREAM, pixels))
     return torch.from_numpy(rng.choice(pixels, count, replace=False, shuffle=False))
+
+
+def choose_offsets(seed: int, step: int, count: int) -> torch.Tensor:
+    """Places within pixels, ``(count, 2)`` float32 in [-½, ½), a pure function of the arguments."""
+    rng = np.random.default_rng((seed, step, _OFFSET_STREAM))
+    return torch.from_numpy(rng.random((count, 2), dtype=np.float32) - 0.5)
+
+
+def interpolated(images: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
+    """Images at coordinates shared by the batch, by bicubic interpolation.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        coords: ``(N, 2)``, (row, column) in [-1, 1].
+
+    Returns:
+        ``(B, N, C)``.
+    """
+    where = coords.flip(-1).expand(images.shape[0], 1, -1, -1)  # grid_sample wants (x, y)
+    found = F.grid_sample(images, where, "bicubic", "border", align_corners=False)
+    return found[:, :, 0].transpose(1, 2)
 
 
 def train(
@@ -247,11 +270,16 @@ class _Run:
     def _targets(
         self, images: torch.Tensor, step: int
     ) -> tuple[torch.Tensor | CoordinateGrid, torch.Tensor]:
-        count, size = self.recipe.coordinates, self.recipe.model.image_size
-        if count is None or count == size**2:
+        recipe, size = self.recipe, self.recipe.model.image_size
+        count = recipe.coordinates or size**2
+        if count == size**2 and not recipe.subpixel:
             return self.grid, images.permute(0, 2, 3, 1)
-        chosen = choose_coordinates(self.recipe.seed, step, size**2, count).to(images.device)
-        return self.pixels[chosen], images.flatten(2)[:, :, chosen].transpose(1, 2)
+        chosen = choose_coordinates(recipe.seed, step, size**2, count).to(images.device)
+        if not recipe.subpixel:
+            return self.pixels[chosen], images.flatten(2)[:, :, chosen].transpose(1, 2)
+        offsets = choose_offsets(recipe.seed, step, count).to(images.device)
+        coords = self.pixels[chosen] + offsets * (2 / size)
+        return coords, interpolated(images, coords)
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:

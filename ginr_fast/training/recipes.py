@@ -25,6 +25,8 @@ class LaGinrRecipe:
         steps: optimiser steps; takes precedence over the epochs.
         batch_size: views a step, over all devices.
         coordinates: pixels decoded a step, the same ones for the whole batch; all if None.
+        subpixel: each coordinate is moved within its pixel, and its target interpolated
+            (bicubic): what the model shows between pixel centres is then trained too.
         learning_rate: of Adam, at its highest.
         betas: of Adam.
         warmup_steps: steps over which the learning rate rises linearly from 0.
@@ -43,6 +45,7 @@ class LaGinrRecipe:
     steps: int | None = None
     batch_size: int = 16
     coordinates: int | None = None
+    subpixel: bool = False
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = 0
@@ -126,10 +129,11 @@ _TINY = LaGinrRecipe(
         query_bandwidth=4.0,
         heads=2,
     ),
-    views=ViewConfig(kind="crops", flip=True, held_out_views=192),
+    views=ViewConfig(kind="crops", flip=True, shuffle_channels=True, held_out_views=192),
     steps=3000,
     batch_size=32,
     coordinates=256,
+    subpixel=True,
     learning_rate=2e-3,
     warmup_steps=100,
     schedule="cosine",

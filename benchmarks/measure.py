@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
+import ginr_fast
+from ginr_fast.coords import CoordinateGrid
 from ginr_fast.ops import gemm
 
 Contestant = Callable[[], object]
@@ -26,6 +29,34 @@ def seconds(function: Contestant) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def decoder_call(
+    decoder: nn.Module,
+    coords: Tensor | CoordinateGrid,
+    tokens: Tensor,
+    train: bool,
+    backend: str | None = None,
+) -> Contestant:
+    """A call of the decoder, with its backward if ``train``, on the backend named if one is."""
+
+    def forward() -> Tensor:
+        if backend is None:
+            return decoder(coords, tokens)
+        with ginr_fast.backend(backend):
+            return decoder(coords, tokens)
+
+    def step() -> None:
+        decoder.zero_grad(set_to_none=True)
+        tokens.grad = None
+        forward().float().square().mean().backward()
+
+    def evaluate() -> None:
+        with torch.no_grad():
+            forward()
+
+    tokens.requires_grad_(train)
+    return step if train else evaluate
 
 
 @functools.cache

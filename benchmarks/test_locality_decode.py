@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from measure import contest
+from measure import contest, decoder_call
 from torch import Tensor
 
 import ginr_fast
-from ginr_fast.coords import CoordinateGrid
 
 
 @dataclass(frozen=True)
@@ -50,28 +49,6 @@ def _coordinates(case: Case, device: str) -> Tensor:
     return points
 
 
-def _runner(decoder, coords: Tensor | CoordinateGrid, tokens: Tensor, train: bool, backend=None):
-    """A call of the decoder, with its backward if ``train``."""
-
-    def forward() -> Tensor:
-        if backend is None:
-            return decoder(coords, tokens)
-        with ginr_fast.backend(backend):
-            return decoder(coords, tokens)
-
-    def step() -> None:
-        decoder.zero_grad(set_to_none=True)
-        tokens.grad = None
-        forward().float().square().mean().backward()
-
-    def evaluate() -> None:
-        with torch.no_grad():
-            forward()
-
-    tokens.requires_grad_(train)
-    return step if train else evaluate
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_locality_decode(benchmark, case: Case, dtype: torch.dtype, device: str) -> None:
@@ -82,14 +59,14 @@ def test_locality_decode(benchmark, case: Case, dtype: torch.dtype, device: str)
     points = _coordinates(case, device)
     coords = ginr_fast.grid(case.side, case.side, device=device) if case.grid else points
 
-    rivals = {"eager": _runner(reference, points, tokens.clone(), case.train, "reference")}
+    rivals = {"eager": decoder_call(reference, points, tokens.clone(), case.train, "reference")}
     if case.compiled and dtype == torch.float32:
         torch.compiler.reset()
-        rivals["compiled"] = _runner(
+        rivals["compiled"] = decoder_call(
             torch.compile(reference), points, tokens.clone(), case.train, "reference"
         )
     own_tokens = tokens.to(dtype)
-    ours = _runner(decoder, coords, own_tokens.clone(), case.train)
+    ours = decoder_call(decoder, coords, own_tokens.clone(), case.train)
     plan = ginr_fast.explain(decoder, coords, own_tokens).plans[0]
     size = own_tokens.element_size()
     parameters = sum(p.numel() for p in decoder.parameters())

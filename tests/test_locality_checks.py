@@ -176,7 +176,7 @@ def test_folded_forms_that_do_not_fit(decoder):
         locality_decode(POINTS, keys, values, weights._replace(modulation_weight=None))
 
 
-@pytest.mark.parametrize("name", ["native", "triton"])
+@pytest.mark.parametrize("name", ["native"])
 def test_a_forced_backend_that_cannot_serve(decoder, name, monkeypatch):
     with ginr_fast.backend(name), pytest.raises(BackendError, match=f"locality_decode.*{name}"):
         decoder(POINTS, TOKENS)

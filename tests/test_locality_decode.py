@@ -7,8 +7,8 @@ import torch
 from locality_cases import KINDS, SMALL, check_accuracy, make_coords, make_decoder, make_tokens, run
 
 import ginr_fast
-from ginr_fast.ops import gemm
-from ginr_fast.ops.locality_decode import features, op, plan
+from ginr_fast.ops import features, gemm
+from ginr_fast.ops.locality_decode import op, plan
 from ginr_fast.ops.locality_decode.op import locality_decode
 from ginr_fast.ops.locality_decode.reference import fourier_features
 from ginr_fast.ops.locality_decode.weights import LocalityWeights

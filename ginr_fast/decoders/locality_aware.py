@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ginr_fast.coords import CoordinateGrid
+from ginr_fast.decoders.arguments import check_inputs, check_sizes
+from ginr_fast.decoders.frequencies import (
+    PreciseFrequencies,
+    given_frequencies,
+    log_spaced_frequencies,
+)
 from ginr_fast.ops import dispatch
-from ginr_fast.ops.checks import autocasts, check_tensor
 from ginr_fast.ops.locality_decode.op import locality_decode
 from ginr_fast.ops.locality_decode.weights import LocalityWeights
 
 
-def log_spaced_frequencies(count: int, bandwidth: float, lowest: float = 1.0) -> Tensor:
-    """ω_j = lowest·(σ/lowest)^{j/(n−1)}, j = 0..n−1: ``(n,)`` float64; as LA-GINR with lowest 1."""
-    exponents = torch.arange(count, dtype=torch.float64) / max(count - 1, 1)
-    return lowest * (bandwidth / lowest) ** exponents
-
-
-def _band(argument: str, frequencies: object) -> Tensor:
-    """Frequencies of a band as given by a user: ``(n,)`` float64."""
-    band = torch.as_tensor(frequencies, dtype=torch.float64)
-    if band.ndim != 1 or not len(band):
-        raise ValueError(f"{argument}: expected 1-D, not empty, got shape {tuple(band.shape)}")
-    return band
-
-
-class LocalityAwareDecoder(nn.Module):
+class LocalityAwareDecoder(PreciseFrequencies):
     """Coordinates and latent tokens to values: selective token aggregation, then multi-band
     feature modulation.
 
@@ -105,9 +96,7 @@ class LocalityAwareDecoder(nn.Module):
             "heads": heads,
             "head_dim": 1 if head_dim is None else head_dim,
         }
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+        check_sizes(sizes)
         for name, given in (("bandwidths", bandwidths), ("frequencies", frequencies)):
             if given is not None and (not isinstance(given, Sequence) or isinstance(given, str)):
                 raise TypeError(f"{name}: expected a sequence, got {type(given).__name__}")
@@ -134,14 +123,14 @@ class LocalityAwareDecoder(nn.Module):
             frequencies = [log_spaced_frequencies(count, s, lowest_frequency) for s in bandwidths]
         if query_frequencies is None:
             query_frequencies = log_spaced_frequencies(count, query_bandwidth, lowest_frequency)
-        bands = [_band("frequencies", band) for band in frequencies]
+        bands = [given_frequencies("frequencies", band) for band in frequencies]
         if any(band.shape != bands[0].shape for band in bands):
             raise ValueError("frequencies: expected 1-D tensors of one length")
 
         self.coord_dim, self.out_dim, self.token_dim = coord_dim, out_dim, token_dim
         self.hidden_dim, self.heads, self.head_dim = hidden_dim, heads, head_dim
         self.modulation_relu = modulation_relu
-        query = _band("query_frequencies", query_frequencies)
+        query = given_frequencies("query_frequencies", query_frequencies)
         self.register_buffer("query_frequencies", query.float())
         self.register_buffer("band_frequencies", torch.stack(bands).float())
 
@@ -164,16 +153,6 @@ class LocalityAwareDecoder(nn.Module):
         self.modulations = nn.ModuleList(nn.Linear(attended, hidden_dim) for _ in range(levels))
         self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(levels - 1))
         self.outputs = nn.ModuleList(nn.Linear(hidden_dim, out_dim) for _ in range(levels))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LocalityAwareDecoder:
-        # Half precision would destroy the phases: the frequencies move, but never below float32.
-        kept = {n: getattr(self, n) for n in ("query_frequencies", "band_frequencies")}
-        super()._apply(fn, recurse)
-        for name, before in kept.items():
-            after = getattr(self, name)
-            if after.dtype not in (torch.float32, torch.float64):
-                setattr(self, name, before.to(after.device))
-        return self
 
     @property
     def levels(self) -> int:
@@ -250,22 +229,8 @@ class LocalityAwareDecoder(nn.Module):
         Raises:
             TypeError, ValueError: naming ``coords`` or ``tokens``.
         """
-        check_tensor("tokens", tokens, ("B", "R", self.token_dim))
         parameter = self.query_feature.weight
-        if tokens.device != parameter.device:
-            raise ValueError(f"tokens: expected device {parameter.device}, got {tokens.device}")
-        if tokens.shape[1] < 1:
-            raise ValueError("tokens: expected at least one token an instance, got 0")
-        castable = tokens.is_floating_point() and autocasts(tokens)
-        if tokens.dtype != parameter.dtype and not castable:
-            raise TypeError(f"tokens: expected dtype {parameter.dtype}, got {tokens.dtype}")
-        if isinstance(coords, (Tensor, CoordinateGrid)):
-            dims = coords.coord_dim if isinstance(coords, CoordinateGrid) else coords.shape[-1:]
-            if dims not in (self.coord_dim, (self.coord_dim,)):
-                raise ValueError(
-                    f"coords: expected {self.coord_dim} coordinates a point, got "
-                    f"{dims if isinstance(dims, int) else tuple(coords.shape)}"
-                )
+        check_inputs(coords, tokens, parameter, self.coord_dim, self.token_dim)
         keys, values = self.keys_and_values(tokens)
         return locality_decode(
             coords,

@@ -8,6 +8,10 @@ import torch
 
 Size = int | str | None
 
+VALUE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+PHASE_DTYPES = (torch.float32, torch.float64)
+"""Half precision cannot carry a Fourier phase."""
+
 
 def _described(shape: Sequence[Size]) -> str:
     return "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"

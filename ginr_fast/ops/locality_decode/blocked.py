@@ -15,7 +15,6 @@ over the instances before they go back through W_q and W_F. Nothing of size N×d
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -23,27 +22,9 @@ import torch
 from torch import Tensor
 
 from ginr_fast.ops import gemm
-from ginr_fast.ops.locality_decode.features import (
-    Band,
-    Block,
-    GridFeatures,
-    PointFeatures,
-    blocks,
-)
+from ginr_fast.ops.blocks import Block, block_rows, blocks, settle_allocator
+from ginr_fast.ops.features import Band, GridFeatures, PointFeatures
 from ginr_fast.ops.locality_decode.weights import LocalityWeights
-
-# Rows of a block: on a CPU the operands of one product then sit in the second-level cache; on a
-# GPU a block must be large enough to fill the device.
-CPU_ROWS = 1536
-GPU_ROWS = 32768
-
-
-@functools.cache
-def _settle_allocator() -> None:
-    # glibc maps large blocks afresh and hands them back on every free, until it has seen one of
-    # that size freed: then it keeps them. One 31 MiB block (the limit is 32) spares the page
-    # faults of every temporary that follows. Elsewhere this does nothing.
-    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 @dataclass
@@ -75,7 +56,7 @@ class _Call:
         weights: LocalityWeights,
         modulation_relu: bool,
     ):
-        _settle_allocator()
+        settle_allocator()
         dtype = gemm.compute_dtype(keys.dtype, keys.device)
         self.dtype = dtype
         self.accumulator = torch.float64 if dtype == torch.float64 else torch.float32
@@ -96,7 +77,7 @@ class _Call:
             self.features = PointFeatures(coords, bands, dtype)
         self.shared = bool(grid_shape) or coords.shape[0] == 1
         self.count = self.features.lines * self.features.line_length
-        self.rows = CPU_ROWS if keys.device.type == "cpu" else GPU_ROWS
+        self.rows = block_rows(keys.device)
         if w.modulation_weight is not None:
             self.modulation = w.modulation_weight.flatten(0, 1)  # (L·d, H·dv)
         self.modulation_bias = w.modulation_bias.flatten()

@@ -203,7 +203,7 @@ class Backward:
             assert features.grad_coords is not None
             self.grads["coords"] = features.grad_coords
         if self.needed & set(_FEATURE_WEIGHTS):
-            weights, biases = features.grad_weights, features.grad_biases
+            weights, biases = features.grad_weights, list(features.grad_biases.values())
             found = {
                 "query_weight": weights[0],
                 "query_bias": biases[0],

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ginr_fast.coords import CoordinateGrid, recognise_grid
-from ginr_fast.ops import dispatch
-from ginr_fast.ops.checks import autocasts, check_tensor
+from ginr_fast.coords import CoordinateGrid
+from ginr_fast.ops import dispatch, triton_backend
+from ginr_fast.ops.checks import VALUE_DTYPES, autocasts, check_tensor
+from ginr_fast.ops.coordinates import normalised, shared_if_repeated
 from ginr_fast.ops.locality_decode import blocked, plan
 from ginr_fast.ops.locality_decode.reference import locality_decode_reference
 from ginr_fast.ops.locality_decode.weights import (
-    PHASE_DTYPES,
-    VALUE_DTYPES,
     LocalityWeights,
     check_weights,
 )
@@ -31,7 +30,17 @@ _PARAMETERS = tuple(
 _OPTIONAL = ("logit_bias", "projection_weight", "projection_bias", "modulation_weight")
 _CONSTANT = ("query_frequencies", "band_frequencies")
 _ARGUMENTS = _INPUTS + _PARAMETERS
+_SETTINGS = "int[] grid_shape, bool modulation_relu, str backend"
 _TENSORS = ", ".join(f"Tensor{'?' if n in _OPTIONAL else ''} {n}" for n in _ARGUMENTS)
+
+
+def _backend(name: str) -> Any:
+    """The module with ``forward`` and ``backward`` of a backend; Triton's is imported late."""
+    if name == "triton":
+        from ginr_fast.ops.locality_decode import kernels
+
+        return kernels
+    return blocked
 
 
 def _weights(arguments: Sequence[Tensor | None]) -> LocalityWeights:
@@ -39,42 +48,32 @@ def _weights(arguments: Sequence[Tensor | None]) -> LocalityWeights:
     return LocalityWeights(attention_output_weight=None, attention_output_bias=None, **named)
 
 
-def _shared_if_repeated(coords: Tensor, grid_shape: Sequence[int]) -> Tensor:
-    """Per-instance coordinates that are all the same become one set; looked at on a CPU only."""
-    if grid_shape or coords.shape[0] <= 1:
-        return coords
-    repeated = coords.stride(0) == 0 or (
-        coords.device.type == "cpu" and torch.equal(coords[:1].expand_as(coords), coords)
-    )
-    return coords[:1] if repeated else coords
-
-
 @annotate("locality_decode")
 def _forward(*arguments: Any) -> Tensor:
-    *tensors, grid_shape, modulation_relu = arguments
+    *tensors, grid_shape, modulation_relu, backend = arguments
     coords, keys, values, logit_bias, *parameters = tensors
     weights = _weights(parameters)
     count = math.prod(grid_shape) if grid_shape else coords.shape[1]
     if keys.shape[0] * count == 0:
         return keys.new_empty(keys.shape[0], count, weights.out_dim)
-    coords = _shared_if_repeated(coords, grid_shape)
+    coords = shared_if_repeated(coords, grid_shape)
     with torch.autocast(keys.device.type, enabled=False):
-        return blocked.forward(
+        return _backend(backend).forward(
             coords, list(grid_shape), keys, values, logit_bias, weights, modulation_relu
         )
 
 
 @annotate("locality_decode_backward")
 def _backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
-    *tensors, grid_shape, modulation_relu, needed = arguments
+    *tensors, grid_shape, modulation_relu, backend, needed = arguments
     coords, keys, values, logit_bias, *parameters = tensors
     named = dict(zip(_ARGUMENTS, tensors, strict=True))
     if grad.numel() == 0:
         return [named[name].new_zeros(named[name].shape) for name in needed]
     if "coords" not in needed:
-        coords = _shared_if_repeated(coords, grid_shape)
+        coords = shared_if_repeated(coords, grid_shape)
     with torch.autocast(keys.device.type, enabled=False):
-        grads = blocked.backward(
+        grads = _backend(backend).backward(
             grad,
             coords,
             list(grid_shape),
@@ -92,23 +91,20 @@ _forward_op = torch.library.custom_op(
     "ginr_fast::locality_decode",
     _forward,
     mutates_args=(),
-    schema=f"({_TENSORS}, int[] grid_shape, bool modulation_relu) -> Tensor",
+    schema=f"({_TENSORS}, {_SETTINGS}) -> Tensor",
 )
 _backward_op = torch.library.custom_op(
     "ginr_fast::locality_decode_backward",
     _backward,
     mutates_args=(),
-    schema=(
-        f"(Tensor grad, {_TENSORS}, int[] grid_shape, bool modulation_relu, str[] needed)"
-        " -> Tensor[]"
-    ),
+    schema=f"(Tensor grad, {_TENSORS}, {_SETTINGS}, str[] needed) -> Tensor[]",
 )
 
 
 @_forward_op.register_fake
 def _(*arguments: Any) -> Tensor:
     coords, keys = arguments[:2]
-    grid_shape = arguments[-2]
+    grid_shape = arguments[len(_ARGUMENTS)]
     count = math.prod(grid_shape) if grid_shape else coords.shape[1]
     out_dim = arguments[_ARGUMENTS.index("output_weight")].shape[1]
     return keys.new_empty(keys.shape[0], count, out_dim)
@@ -132,7 +128,7 @@ def _reference_on(arguments: Sequence[Any]) -> Tensor:
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    *tensors, ctx.grid_shape, ctx.modulation_relu = inputs
+    tensors, ctx.settings = inputs[: len(_ARGUMENTS)], inputs[len(_ARGUMENTS) :]
     ctx.present = [tensor is not None for tensor in tensors]
     ctx.save_for_backward(*(tensor for tensor in tensors if tensor is not None))
 
@@ -140,7 +136,6 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
 def _autograd_backward(ctx: Any, grad: Tensor) -> tuple:
     saved = iter(ctx.saved_tensors)
     tensors = [next(saved) if present else None for present in ctx.present]
-    settings = (ctx.grid_shape, ctx.modulation_relu)
     needed = [
         name
         for name, wanted in zip(_ARGUMENTS, ctx.needs_input_grad, strict=False)
@@ -154,7 +149,7 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple:
             for name, tensor in zip(_ARGUMENTS, tensors, strict=True)
         }
         grads = torch.autograd.grad(
-            _reference_on((*views.values(), *settings)),
+            _reference_on((*views.values(), *ctx.settings[:2])),
             [view for name, view in views.items() if name in needed and view is not None],
             grad,
             create_graph=True,
@@ -162,49 +157,12 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple:
             materialize_grads=True,
         )
     else:
-        grads = _backward_op(grad.contiguous(), *tensors, *settings, needed)
+        grads = _backward_op(grad.contiguous(), *tensors, *ctx.settings, needed)
     found = dict(zip(needed, grads, strict=True))
-    return (*(found.get(name) for name in _ARGUMENTS), None, None)
+    return (*(found.get(name) for name in _ARGUMENTS), *(None for _ in ctx.settings))
 
 
 _forward_op.register_autograd(_autograd_backward, setup_context=_setup_context)
-
-
-def _normalised(
-    coords: Tensor | CoordinateGrid, batch: int, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, list[int], tuple[int, ...]]:
-    """Coordinates as the op takes them, the grid shape (or none), and the output's shape."""
-    if isinstance(coords, CoordinateGrid):
-        if coords.device != device:
-            raise ValueError(f"coords: expected device {device}, got {coords.device}")
-        if dtype == torch.float64:
-            coords = coords.to(dtype=dtype)
-        shape = (batch, *coords.shape)
-        if any(axis.requires_grad for axis in coords.axes):
-            return coords.tensor().reshape(1, -1, coords.coord_dim), [], shape
-        return torch.cat(coords.axes), list(coords.shape), shape
-    if not isinstance(coords, Tensor):
-        raise TypeError(f"coords: expected a tensor or CoordinateGrid, got {type(coords).__name__}")
-    check_tensor("coords", coords, ("...",) * coords.ndim, dtypes=PHASE_DTYPES, device=device)
-    if coords.ndim < 1 or coords.shape[-1] < 1:
-        raise ValueError(f"coords: expected shape (..., c), got {tuple(coords.shape)}")
-    if dtype == torch.float64:
-        coords = coords.double()
-    coord_dim = coords.shape[-1]
-    if coords.ndim >= 3 and coords.shape[0] in (1, batch):
-        shape = (batch, *coords.shape[1:-1])
-        coords = coords.reshape(coords.shape[0], math.prod(coords.shape[1:-1]), coord_dim)
-    else:
-        shape = (batch, *coords.shape[:-1])
-        coords = coords.reshape(1, math.prod(coords.shape[:-1]), coord_dim)
-    if coords.requires_grad or torch.compiler.is_compiling():
-        return coords, [], shape
-    coords = _shared_if_repeated(coords, ())
-    if coords.device.type == "cpu" and coords.shape[0] == 1:
-        found = recognise_grid(coords.view(*shape[1:], coord_dim))
-        if found is not None:
-            return torch.cat(found.axes), list(found.shape), shape
-    return coords, [], shape
 
 
 def _sizes(
@@ -326,7 +284,7 @@ def locality_decode(
         dtypes=(keys.dtype,),
         device=keys.device,
     )
-    coords, grid_shape, shape = _normalised(coords, batch, keys.device, keys.dtype)
+    coords, grid_shape, shape = normalised(coords, batch, keys.device, keys.dtype)
     coord_dim = len(grid_shape) or coords.shape[-1]
     check_weights(weights, coord_dim, heads, key_dim, values.shape[-1])
     if keys.dtype == torch.float64:
@@ -336,7 +294,10 @@ def locality_decode(
         )
     keys = keys * (key_dim**-0.5 if scale is None else scale)
 
-    candidates = {"blocked": None, "reference": None}
+    reason = triton_backend.refusal(coords, grid_shape, keys, values)
+    if weights.modulation_weight is None:
+        reason = reason or "the values carry the modulation weights"
+    candidates = triton_backend.order(keys.device, reason)
     name = dispatch.choose("locality_decode", candidates)
     sizes = _sizes(coords, grid_shape, keys, values, weights)
     if name == "reference":
@@ -348,7 +309,8 @@ def locality_decode(
             coords = CoordinateGrid(axes).tensor().reshape(1, -1, coord_dim)
         out = locality_decode_reference(coords, keys, values, None, weights, modulation_relu)
         return out.reshape(*shape, weights.out_dim)
-    foldings = plan.choose_foldings(sizes)
+    # The kernels take keys and values a head at a time; only W_o is folded for them.
+    foldings = plan.Foldings(False, False) if name == "triton" else plan.choose_foldings(sizes)
     if dispatch.recording():
         dispatch.record(
             dispatch.Plan(
@@ -357,10 +319,11 @@ def locality_decode(
                 plan.describe(sizes, foldings),
                 2 * plan.executed_multiply_adds(sizes, foldings),
                 2 * plan.naive_multiply_adds(sizes),
+                {k: why for k, why in candidates.items() if why is not None},
             )
         )
     keys, values, logit_bias, weights = _fold(keys, values, weights, foldings)
     tensors = {"coords": coords, "keys": keys, "values": values, "logit_bias": logit_bias}
     tensors.update(weights._asdict())
-    out = _forward_op(*(tensors[n] for n in _ARGUMENTS), grid_shape, modulation_relu)
+    out = _forward_op(*(tensors[n] for n in _ARGUMENTS), grid_shape, modulation_relu, name)
     return out.reshape(*shape, weights.out_dim)

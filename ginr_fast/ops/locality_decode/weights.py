@@ -7,10 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ginr_fast.ops.checks import check_tensor
-
-VALUE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-PHASE_DTYPES = (torch.float32, torch.float64)
+from ginr_fast.ops.checks import PHASE_DTYPES, VALUE_DTYPES, check_tensor
 
 
 class LocalityWeights(NamedTuple):

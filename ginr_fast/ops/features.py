@@ -1,6 +1,5 @@
-"""ReLU(W γ(v) + b) for a block of coordinates: of the query and of every modulation band at once.
+"""W γ(v) + b, with or without ReLU, for a block of coordinates and several frequency bands at once.
 
-A *block* is whole lines of the last axis, or a part of one line; plain points are one long line.
 On a separable grid W γ(v) = Σ_axis W_axis γ(v_axis), so each axis has a small table and a block is
 a broadcast sum of table rows.
 """
@@ -8,58 +7,25 @@ a broadcast sum of table rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ginr_fast.ops import gemm
-
-
-@dataclass(frozen=True)
-class Block:
-    """Lines ``first_line:last_line``, columns ``first:last`` of each."""
-
-    first_line: int
-    last_line: int
-    first: int
-    last: int
-    line_length: int
-
-    @property
-    def points(self) -> slice:
-        """The block in the flat order of the points: always one contiguous range."""
-        start = self.first_line * self.line_length + self.first
-        return slice(start, start + self.count)
-
-    @property
-    def count(self) -> int:
-        return (self.last_line - self.first_line) * (self.last - self.first)
-
-
-def blocks(lines: int, line_length: int, rows: int) -> Iterator[Block]:
-    """Blocks of at most ``rows`` points."""
-    if line_length > rows:
-        parts = math.ceil(line_length / rows)
-        step = math.ceil(line_length / parts)
-        for line in range(lines):
-            for first in range(0, line_length, step):
-                last = min(first + step, line_length)
-                yield Block(line, line + 1, first, last, line_length)
-    else:
-        step = rows // line_length
-        for line in range(0, lines, step):
-            yield Block(line, min(line + step, lines), 0, line_length, line_length)
+from ginr_fast.ops.blocks import Block
 
 
 @dataclass(frozen=True)
 class Band:
-    """One frequency band: ω (n,), W (width, 2·c·n), b (width,)."""
+    """One frequency band: ω (n,), W (width, 2·c·n), b (width,) or none, and whether a ReLU
+    follows. The backwards take the gradient before the ReLU."""
 
     frequencies: Tensor
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
+    relu: bool = True
 
 
 def encode(coords: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Tensor:
@@ -94,12 +60,12 @@ class PointFeatures:
         self.encoded: list[Tensor] = []
 
     def forward(self, block: Block, sets: slice, keep: bool) -> list[Tensor]:
-        """Each band's ReLU(W γ + b), ``(sets·n, width)``; ``keep`` what the backward needs."""
+        """Each band's W γ + b, ``(sets·n, width)``; ``keep`` what the backward needs."""
         points = self.coords[sets, block.points].flatten(0, 1)
         encoded = [encode(points, band.frequencies, self.dtype) for band in self.bands]
         self.encoded = encoded if keep else []
         return [
-            gemm.linear(gamma, band.weight, band.bias, relu=True)
+            gemm.linear(gamma, band.weight, band.bias, relu=band.relu)
             for gamma, band in zip(encoded, self.bands, strict=True)
         ]
 
@@ -108,7 +74,11 @@ class PointFeatures:
         self.needs_weights = needs_weights
         if needs_weights:
             self.grad_weights = [torch.zeros_like(b.weight, dtype=accumulator) for b in self.bands]
-            self.grad_biases = [torch.zeros_like(b.bias, dtype=accumulator) for b in self.bands]
+            self.grad_biases = {
+                index: torch.zeros_like(band.bias, dtype=accumulator)
+                for index, band in enumerate(self.bands)
+                if band.bias is not None
+            }
         self.grad_coords = torch.zeros_like(self.coords) if needs_coords else None
 
     def backward(self, block: Block, sets: slice, grads: Sequence[Tensor]) -> None:
@@ -118,7 +88,9 @@ class PointFeatures:
             grad = grad.to(self.dtype)
             if self.needs_weights:
                 self.grad_weights[index] += gemm.transposed_product(grad, encoded)
-                self.grad_biases[index] += grad.sum(0, dtype=self.grad_biases[index].dtype)
+                if band.bias is not None:
+                    total = self.grad_biases[index]
+                    total += grad.sum(0, dtype=total.dtype)
             if self.grad_coords is not None:
                 slope = encode_backward(
                     gemm.linear(grad, band.weight.t()),
@@ -131,6 +103,15 @@ class PointFeatures:
 
     def finish_backward(self) -> None:
         """Nothing is left to do for points."""
+
+
+def _add_rows(target: Tensor, index: Tensor, rows: Tensor) -> None:
+    """``target[index] += rows``; on a GPU by a product, as its additions come in any order."""
+    if target.device.type == "cpu":
+        target.index_add_(0, index, rows)
+    else:
+        places = torch.arange(target.shape[0], device=index.device).unsqueeze(1) == index
+        target += places.to(rows.dtype) @ rows
 
 
 class GridFeatures:
@@ -154,7 +135,9 @@ class GridFeatures:
             )
             for axis in range(len(axes))
         ]
-        self.tables[-1] += torch.cat([band.bias for band in bands])
+        for table, band in zip(self.tables[-1].split(self.widths, dim=-1), bands, strict=True):
+            if band.bias is not None:
+                table += band.bias
 
     def _axis_columns(self, weight: Tensor, axis: int) -> Tensor:
         """The columns of W that meet one axis: ``(width, 2·n)``."""
@@ -170,13 +153,20 @@ class GridFeatures:
         return indices[::-1]
 
     def forward(self, block: Block, sets: slice, keep: bool) -> list[Tensor]:
-        """Each band's ReLU(W γ + b), ``(n, width)``, as views of one tensor."""
+        """Each band's W γ + b, ``(n, width)``, as views of one tensor."""
         total = self.tables[-1][block.first : block.last]
         for axis, index in enumerate(self._line_indices(block)):
             total = total + self.tables[axis][index].unsqueeze(-2)
         if len(self.shape) == 1:
             total = total.clone()
-        return list(total.view(-1, total.shape[-1]).relu_().split(self.widths, dim=-1))
+        parts = total.view(-1, total.shape[-1]).split(self.widths, dim=-1)
+        if all(band.relu for band in self.bands):
+            total.relu_()
+        else:
+            for part, band in zip(parts, self.bands, strict=True):
+                if band.relu:
+                    part.relu_()
+        return list(parts)
 
     def start_backward(self, needs_weights: bool, needs_coords: bool) -> None:
         accumulator = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -184,7 +174,11 @@ class GridFeatures:
         if needs_weights:
             self.grad_tables = [torch.zeros_like(t, dtype=accumulator) for t in self.tables]
             self.grad_weights = [torch.zeros_like(b.weight, dtype=accumulator) for b in self.bands]
-            self.grad_biases = [torch.zeros_like(b.bias, dtype=accumulator) for b in self.bands]
+            self.grad_biases = {
+                index: torch.zeros_like(band.bias, dtype=accumulator)
+                for index, band in enumerate(self.bands)
+                if band.bias is not None
+            }
         self.grad_coords = None
 
     def backward(self, block: Block, sets: slice, grads: Sequence[Tensor]) -> None:
@@ -201,7 +195,7 @@ class GridFeatures:
             if indices:
                 line_grad = grad.sum(1, dtype=target.dtype)
                 for axis, index in enumerate(indices):
-                    self.grad_tables[axis][:, columns].index_add_(0, index, line_grad)
+                    _add_rows(self.grad_tables[axis][:, columns], index, line_grad)
             start += width
 
     def finish_backward(self) -> None:
@@ -214,4 +208,5 @@ class GridFeatures:
                 columns = self.grad_weights[index].unflatten(-1, (2, len(self.shape), -1))
                 columns[:, :, axis] += (grad.t() @ gamma).unflatten(-1, (2, -1))
         for index, grad in enumerate(self.grad_tables[-1].split(self.widths, dim=-1)):
-            self.grad_biases[index] += grad.sum(0)
+            if index in self.grad_biases:
+                self.grad_biases[index] += grad.sum(0)

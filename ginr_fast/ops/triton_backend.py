@@ -1,0 +1,77 @@
+"""Whether the Triton backend can serve a call, decided without importing Triton."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+
+import torch
+from torch import Tensor
+
+OLDEST = (3, 4)
+# Operands of a head lie in shared memory, those of float32 split in three.
+WIDEST_HEAD = {torch.float32: 256, torch.bfloat16: 512, torch.float16: 512}
+MOST_AXES = 6
+
+
+def _missing() -> str | None:
+    """Why Triton cannot be used in this installation at all, or None."""
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "Triton is not installed"
+    numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
+    if numbers < OLDEST:
+        return f"Triton {OLDEST[0]}.{OLDEST[1]} or newer is needed, found {version}"
+    return None
+
+
+_MISSING = _missing()
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter is on, which runs kernels on a CPU for testing."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@torch.compiler.assume_constant_result
+def _device_refusal(index: int) -> str | None:
+    if torch.version.hip is not None:
+        return "the kernels are for NVIDIA GPUs"
+    major, minor = torch.cuda.get_device_capability(index)
+    if major < 8:
+        return f"compute capability 8.0 or newer is needed, found {major}.{minor}"
+    return None
+
+
+def refusal(coords: Tensor, grid_shape: list[int], keys: Tensor, values: Tensor) -> str | None:
+    """Why the Triton kernels of a token decoder cannot serve a call, or None if they can."""
+    if _MISSING is not None:
+        return _MISSING
+    device = keys.device
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        reason = _device_refusal(index)
+        if reason is not None:
+            return reason
+    elif device.type != "cpu" or not interpreted():
+        return f"it runs on a GPU, and the tensors are on {device.type}"
+    if keys.dtype not in WIDEST_HEAD:
+        return f"it computes in float32, bfloat16 or float16, not {keys.dtype}"
+    if coords.dtype != torch.float32:
+        return f"it takes float32 coordinates, not {coords.dtype}"
+    if len(grid_shape) > MOST_AXES:
+        return f"a grid has at most {MOST_AXES} axes, got {len(grid_shape)}"
+    widest = max(keys.shape[-1], values.shape[-1])
+    if widest > WIDEST_HEAD[keys.dtype]:
+        return f"in {keys.dtype} a head is at most {WIDEST_HEAD[keys.dtype]} wide, got {widest}"
+    return None
+
+
+def order(device: torch.device, reason: str | None) -> dict[str, str | None]:
+    """Backends of a token decoder for :func:`~ginr_fast.ops.dispatch.choose`: Triton first on a
+    GPU, last on a CPU, where only its interpreter runs."""
+    if device.type == "cuda":
+        return {"triton": reason, "blocked": None, "reference": None}
+    return {"blocked": None, "reference": None, "triton": reason}

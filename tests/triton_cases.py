@@ -1,0 +1,34 @@
+"""What the tests of the Triton backend share: tiles small enough for the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+SMALL_TILES = {
+    "fourier_linear": {"rows": 16, "columns": 64, "inner": 16},
+    "fourier": {"rows": 16, "inner": 16},
+    "expand_grid": {"rows": 16, "columns": 64},
+    "layer": {"rows": 16, "columns": 64, "step": 32},
+    "layer_backward": {"rows": 16, "columns": 64, "step": 32},
+    "attention": {"rows": 16, "tokens": 16},
+    "query_gradient": {"rows": 16, "tokens": 16},
+    "token_gradient": {"rows": 16, "tokens": 16, "programs": 9},
+    "span": {"forward": 64, "backward": 48, "least": 16},
+}
+
+
+@contextmanager
+def small_tiles(**changed: dict[str, int]) -> Iterator[None]:
+    """Several tiles and spans even for a few points; workspaces start out as NaN."""
+    from ginr_fast.ops.kernels import launch
+
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with launch.overridden(**{**SMALL_TILES, **changed}):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)

@@ -1,85 +1,28 @@
-"""``LocalityAwareDecoder`` at the paper's size against the published formula, eager and compiled.
-
-The rivals run what a published training script runs: coordinates repeated for every instance, the
-formula line by line, float32. They and ours get the same tensors unless a case says ``grid``.
-"""
+"""``LocalityAwareDecoder`` at the paper's size against the published formula."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
-
 import pytest
 import torch
-from measure import contest, decoder_call
-from torch import Tensor
+from decoder_cases import Case, gpu_cases, run
 
 import ginr_fast
 
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    batch: int
-    train: bool = False
-    grid: bool = False
-    """Ours gets a CoordinateGrid."""
-    per_instance: bool = False
-    """Every instance has coordinates of its own."""
-    compiled: bool = False
-    """torch.compile of the formula takes part."""
-    side: int = 178
-
-
 CASES = (
-    Case("forward-shared", batch=8, compiled=True),
-    Case("train-shared", batch=4, train=True, compiled=True),
-    Case("forward-grid", batch=1, grid=True),
-    Case("train-grid", batch=1, train=True, grid=True),
-    Case("forward-per-instance", batch=2, per_instance=True),
-    Case("train-per-instance", batch=2, train=True, per_instance=True),
+    Case("forward-shared", 8, 178, compiled=True),
+    Case("train-shared", 4, 178, train=True, compiled=True),
+    Case("forward-grid", 1, 178, grid=True),
+    Case("train-grid", 1, 178, train=True, grid=True),
+    Case("forward-per-instance", 2, 178, per_instance=True),
+    Case("train-per-instance", 2, 178, train=True, per_instance=True),
 )
 
 
-def _coordinates(case: Case, device: str) -> Tensor:
-    points = ginr_fast.grid(case.side, case.side, device=device).tensor()
-    points = points.expand(case.batch, *points.shape).contiguous()
-    if case.per_instance:
-        points += 1e-3 * torch.rand(case.batch, 1, 1, 1, device=device)
-    return points
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", gpu_cases(178) if torch.cuda.is_available() else CASES, ids=lambda case: case.name
+)
 def test_locality_decode(benchmark, case: Case, dtype: torch.dtype, device: str) -> None:
     torch.manual_seed(0)
-    reference = ginr_fast.LocalityAwareDecoder().to(device)
-    decoder = copy.deepcopy(reference).to(dtype)
-    tokens = torch.randn(case.batch, 256, 256, device=device)
-    points = _coordinates(case, device)
-    coords = ginr_fast.grid(case.side, case.side, device=device) if case.grid else points
-
-    rivals = {"eager": decoder_call(reference, points, tokens.clone(), case.train, "reference")}
-    if case.compiled and dtype == torch.float32:
-        torch.compiler.reset()
-        rivals["compiled"] = decoder_call(
-            torch.compile(reference), points, tokens.clone(), case.train, "reference"
-        )
-    own_tokens = tokens.to(dtype)
-    ours = decoder_call(decoder, coords, own_tokens.clone(), case.train)
-    plan = ginr_fast.explain(decoder, coords, own_tokens).plans[0]
-    size = own_tokens.element_size()
-    parameters = sum(p.numel() for p in decoder.parameters())
-    values = case.batch * case.side**2 * 3
-    benchmark.group = f"locality_decode {case.name}"
-    contest(
-        benchmark,
-        ours,
-        rivals,
-        rounds=3,
-        flops=plan.flops * (3 if case.train else 1),
-        traffic=size * (tokens.numel() + parameters + values) * (2 if case.train else 1),
-        dtype=dtype,
-        device=device,
-        memory=case.train and case.name == "train-shared",
-    )
+    decoder = ginr_fast.LocalityAwareDecoder()
+    run(benchmark, "locality_decode", decoder, case, dtype, device)

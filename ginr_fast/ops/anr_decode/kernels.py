@@ -51,7 +51,7 @@ from ginr_fast.ops.kernels.layers import (
     padded_out,
     padded_width,
 )
-from ginr_fast.ops.kernels.spans import SpanFeatures, padded_band, spans
+from ginr_fast.ops.kernels.spans import SpanFeatures, padded_band
 
 
 class Call(TokenCall):
@@ -91,6 +91,7 @@ class Call(TokenCall):
         last = w.output_weight
         if not self.layers:
             last = head_columns(last, self.heads, self.value_dim, layout.value_width)
+        self.span_width = inputs
         self.output_weight = pack_weight(last, padded_out(w.out_dim), inputs, dtype)
         self.output_bias = pack_bias(w.output_bias, padded_out(w.out_dim), keys)
 
@@ -290,7 +291,7 @@ def forward(
     """``(B, N, out)``; coords ``(B or 1, N, c)``, or the concatenated axes of a grid."""
     call = Call(coords, grid_shape, keys, values, weights, threshold, activation)
     out = keys.new_empty(call.batch, call.features.count, weights.out_dim)
-    for block, groups in spans(call.features, call.batch, "forward", keys.device):
+    for block, groups in call.spans("forward"):
         queries = torch.empty(0)
         for index, group in enumerate(groups):
             if index == 0 or not call.features.shared:

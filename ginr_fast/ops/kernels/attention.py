@@ -25,7 +25,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ginr_fast.ops.kernels.launch import cdiv, launch, padded, power_of_two, precision, tiles
+from ginr_fast.ops.kernels.launch import (
+    cdiv,
+    kernel,
+    launch,
+    padded,
+    power_of_two,
+    precision,
+    tiles,
+)
 
 WIDEST_CHUNK = 256
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
@@ -129,7 +137,7 @@ def attend(
     return output, lse, norm
 
 
-@triton.jit
+@kernel
 def attention_kernel(
     q_ptr,
     k_ptr,

@@ -18,7 +18,6 @@ same bit for bit from run to run:
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -31,10 +30,10 @@ from ginr_fast.ops.kernels.attention import (
     products,
     token_block,
 )
-from ginr_fast.ops.kernels.launch import cdiv, launch, precision, tiles
+from ginr_fast.ops.kernels.launch import cdiv, kernel, launch, precision, tiles
 
 
-@triton.jit
+@kernel
 def query_gradient_kernel(
     q_ptr,
     k_ptr,
@@ -142,7 +141,7 @@ def query_gradient_kernel(
             )
 
 
-@triton.jit
+@kernel
 def token_gradient_kernel(
     q_ptr,
     k_ptr,

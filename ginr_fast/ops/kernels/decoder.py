@@ -27,6 +27,8 @@ class TokenCall:
     """One call of a token decoder: keys and values as the kernels take them, and attention."""
 
     features: SpanFeatures
+    span_width: int
+    """Width of the layers, which decides how long a span is."""
     one_query = False
     """Whether every head sees the same queries."""
 
@@ -39,6 +41,10 @@ class TokenCall:
         self.keys = pack_tokens(keys, layout.query_width, self.all_tokens, self.dtype)
         self.values = pack_tokens(values, layout.value_width, self.all_tokens, self.dtype)
         self.attended_width = padded_width(self.heads * layout.value_width)
+
+    def spans(self, kind: str) -> list[tuple[Block, list[slice]]]:
+        """The spans of a ``forward`` or ``backward``, each with its groups of instances."""
+        return spans(self.features, self.batch, kind, self.device, self.span_width)
 
     def empty(self, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
         """Workspace for a span."""
@@ -139,7 +145,7 @@ class TokenBackward(ABC):
     def walk(self, grad: Tensor) -> None:
         """Every span of ∂y (B, N, out)."""
         features = self.call.features
-        for block, groups in spans(features, self.call.batch, "backward", self.call.device):
+        for block, groups in self.call.spans("backward"):
             table = queries = torch.empty(0)
             totals: list[Tensor | None] = [None, None]
             for index, group in enumerate(groups):

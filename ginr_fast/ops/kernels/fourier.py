@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ginr_fast.ops.kernels.launch import cdiv, launch, padded, precision, tiles
+from ginr_fast.ops.kernels.launch import cdiv, kernel, launch, padded, precision, tiles
 
 
 @triton.jit
@@ -60,7 +60,7 @@ def _phases(coords_ptr, frequency_ptr, axis_ptr, rows, in_rows, phases, COORDS: 
     return sin_cos_half_turns(frequency[None, :], coordinate)
 
 
-@triton.jit
+@kernel
 def fourier_linear_kernel(
     coords_ptr,
     frequency_ptr,
@@ -107,7 +107,7 @@ def fourier_linear_kernel(
     )
 
 
-@triton.jit
+@kernel
 def fourier_kernel(
     coords_ptr,
     frequency_ptr,
@@ -130,7 +130,7 @@ def fourier_kernel(
     tl.store(target + PHASES, sine.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@kernel
 def expand_grid_kernel(
     table_ptr,
     out_ptr,

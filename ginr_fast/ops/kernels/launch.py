@@ -8,6 +8,7 @@ Every launch goes through :func:`launch`, so that tools can see exactly what wou
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -16,8 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 
 TABLE = Path(__file__).with_name("tiles.json")
+
+# Sizes that change from span to span or from image to image: compiling a variant for each value
+# that happens to divide by 16 would make users wait for nothing.
+UNSPECIALIZED = [
+    *("count", "points", "q_points", "tokens", "pairs", "steps", "first"),
+    *("out_batch_stride", "grad_batch_stride"),
+    *(f"size_{axis}" for axis in range(1, 7)),
+]
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,12 @@ def precision(dtype: torch.dtype, device: torch.device) -> str:
     if dtype != torch.float32:
         return "tf32"  # has no meaning for half precision operands
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def kernel(function: Any) -> Any:
+    """``triton.jit`` for a kernel that :func:`launch` runs."""
+    names = inspect.signature(function).parameters
+    return triton.jit(do_not_specialize=[n for n in UNSPECIALIZED if n in names])(function)
 
 
 def launch(

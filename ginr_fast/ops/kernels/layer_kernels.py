@@ -20,6 +20,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ginr_fast.ops.kernels.launch import kernel
+
 
 @triton.jit
 def _mish_parts(z):
@@ -80,7 +82,7 @@ def _product(
     return accumulator
 
 
-@triton.jit
+@kernel
 def layer_kernel(
     x_ptr,
     w_ptr,
@@ -179,7 +181,7 @@ def layer_kernel(
             tl.store(partial, out, mask=in_rows[:, None])
 
 
-@triton.jit
+@kernel
 def layer_backward_kernel(
     g_ptr,
     w_ptr,

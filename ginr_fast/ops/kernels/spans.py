@@ -84,10 +84,13 @@ class SpanFeatures:
 
 
 def spans(
-    features: SpanFeatures, batch: int, kind: str, device: torch.device
+    features: SpanFeatures, batch: int, kind: str, device: torch.device, width: int
 ) -> list[tuple[Block, list[slice]]]:
-    """Blocks of coordinates, and for each the groups of instances to take at once."""
-    tile = tiles("span", device, features.dtype)
+    """Blocks of coordinates, and for each the groups of instances to take at once.
+
+    ``width`` is that of the decoder's layers: wider rows make shorter spans.
+    """
+    tile = tiles("span", device, features.dtype, width)
     rows, least = tile[kind], tile["least"]
     # A shared table serves every instance: all of them take the same, shorter, run of points.
     points = max(least, rows // batch // least * least) if batch else rows

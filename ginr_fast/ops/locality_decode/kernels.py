@@ -50,7 +50,7 @@ from ginr_fast.ops.kernels.layers import (
     padded_out,
     padded_width,
 )
-from ginr_fast.ops.kernels.spans import SpanFeatures, padded_band, spans
+from ginr_fast.ops.kernels.spans import SpanFeatures, padded_band
 from ginr_fast.ops.locality_decode.weights import LocalityWeights
 
 
@@ -71,6 +71,7 @@ class Call(TokenCall):
         self.w = w = weights
         self.activation = "relu" if modulation_relu else "none"
         self.levels, self.width = w.levels, padded_width(w.width)
+        self.span_width = self.width
         bands = [padded_band(w.query_frequencies, w.query_weight, w.query_bias, True)]
         bands += [
             padded_band(w.band_frequencies[i], w.band_weight[i], w.band_bias[i], True)
@@ -166,7 +167,7 @@ def forward(
     assert logit_bias is None
     call = Call(coords, grid_shape, keys, values, weights, modulation_relu)
     out = keys.new_empty(call.batch, call.features.count, weights.out_dim)
-    for block, groups in spans(call.features, call.batch, "forward", keys.device):
+    for block, groups in call.spans("forward"):
         table = queries = torch.empty(0)
         for index, group in enumerate(groups):
             if index == 0 or not call.features.shared:

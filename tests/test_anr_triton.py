@@ -8,7 +8,7 @@ import pytest
 import torch
 from anr_cases import SMALL, make_decoder
 from locality_cases import KINDS, check_accuracy, make_coords, make_tokens, run
-from triton_cases import small_tiles
+from triton_cases import RESIDENT_TILES, small_tiles
 
 import ginr_fast
 
@@ -69,6 +69,12 @@ def test_depths(depth, activation):
 )
 def test_heads_widths_and_tokens(arguments):
     check(**arguments)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1])
+def test_operands_that_stay_in_shared_memory(threshold):
+    with small_tiles(**RESIDENT_TILES):
+        check(threshold=threshold, activation="mish", count=70)
 
 
 @pytest.mark.parametrize("activation", ["relu", "mish"])

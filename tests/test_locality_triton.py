@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 from locality_cases import KINDS, SMALL, check_accuracy, make_coords, make_decoder, make_tokens, run
-from triton_cases import small_tiles
+from triton_cases import RESIDENT_TILES, small_tiles
 
 import ginr_fast
 from ginr_fast.ops import triton_backend
@@ -86,6 +86,16 @@ def test_heads_wider_than_a_chunk(head_dim):
 @pytest.mark.parametrize("tokens", [1, 16, 17, 100, 1000])
 def test_numbers_of_tokens(tokens):
     check("one set", tokens=tokens, count=20 if tokens < 1000 else 7)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"kind": "grid"}, {"bandwidths": (9,), "tokens": 40}, {"out_dim": 9}, {"hidden_dim": 128}],
+    ids=str,
+)
+def test_operands_that_stay_in_shared_memory(arguments):
+    with small_tiles(**RESIDENT_TILES):
+        check(**{"kind": "one set", "count": 70, **arguments})
 
 
 def test_more_instances_than_a_span_holds():

@@ -16,7 +16,18 @@ SMALL_TILES = {
     "attention": {"rows": 16, "tokens": 16},
     "query_gradient": {"rows": 16, "tokens": 16},
     "token_gradient": {"rows": 16, "tokens": 16, "programs": 9},
+    "resident_layer": {},
+    "resident_layer_backward": {},
+    "resident_attention": {},
     "span": {"forward": 64, "backward": 48, "least": 16},
+}
+
+
+_HELD = {"rows": 16, "bytes": 1 << 30, "programs": 3, "stages": 2}
+RESIDENT_TILES = {
+    "resident_layer": {**_HELD, "columns": 64, "channels": 8},
+    "resident_layer_backward": {**_HELD, "columns": 64, "channels": 8},
+    "resident_attention": {**_HELD, "tokens": 16, "programs": 12},
 }
 
 

@@ -40,8 +40,8 @@ from torch import Tensor
 from ginr_fast.ops import gemm
 from ginr_fast.ops.anr_decode.weights import AnrWeights
 from ginr_fast.ops.blocks import Block
-from ginr_fast.ops.kernels.attention import head_columns
 from ginr_fast.ops.kernels.decoder import TokenBackward, TokenCall
+from ginr_fast.ops.kernels.heads import head_columns
 from ginr_fast.ops.kernels.layers import (
     Head,
     layer,

@@ -6,7 +6,8 @@ For one head, with keys already scaled,
     u = max(p − τ, 0),   w = u / Σ u,   a = w V                                   (threshold τ)
 
 A program owns ROWS coordinates of one instance and head. Its queries stay in shared memory, its
-output accumulator in registers; keys and values stream from the L2 cache in blocks of TOKENS. The
+output accumulator in registers; keys and values stream from the L2 cache in blocks of TOKENS, or,
+where all of them fit into shared memory, stay there while the program walks over row tiles. The
 softmax never leaves the chip: a plain row is rescaled as its maximum moves (one pass), a
 thresholded row needs its maximum and sum first, so that its logits are computed twice. A row in
 which no weight exceeds τ gives zero. What the backward needs is one number a row, lse = log₂ Σ eˢ
@@ -20,22 +21,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ginr_fast.ops.kernels.launch import (
-    cdiv,
-    kernel,
-    launch,
-    padded,
-    power_of_two,
-    precision,
-    tiles,
-)
+from ginr_fast.ops.kernels.heads import HeadLayout, token_block
+from ginr_fast.ops.kernels.launch import cdiv, kernel, launch, precision, tiles
 
-WIDEST_CHUNK = 256
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
@@ -82,10 +74,42 @@ def products(
 
 
 @triton.jit
+def masked(s, token, tokens, FULL: tl.constexpr):
+    """Logits in base 2, −∞ where there is no token (FULL: there is one everywhere)."""
+    s = s * LOG2_E
+    if not FULL:
+        s = tl.where((token < tokens)[None, :], s, float("-inf"))
+    return s
+
+
+@triton.jit
+def _online_softmax(s, highest, total):
+    """A block of logits joins a row: p, by how much to rescale what came before, maximum, sum."""
+    higher = tl.maximum(highest, tl.max(s, 1))
+    rescale = tl.exp2(highest - higher)
+    p = tl.exp2(s - higher[:, None])
+    return p, rescale, higher, total * rescale + tl.sum(p, 1)
+
+
+@triton.jit
+def load_blocks(
+    ptr, stride, TOKENS: tl.constexpr, BLOCKS: tl.constexpr, DIM: tl.constexpr
+):  # every token of an instance and head, as a tuple of (TOKENS, DIM) tiles
+    columns = tl.arange(0, DIM)
+    tiles = ()
+    for block in tl.static_range(BLOCKS):
+        token = block * TOKENS + tl.arange(0, TOKENS)
+        tiles = tiles + (tl.load(ptr + token[:, None] * stride + columns[None, :]),)
+    return tiles
+
+
+@triton.jit
 def attend(
     queries,
     k_ptr,
     v_ptr,
+    keys,
+    values,
     tau,
     tokens,
     ROWS: tl.constexpr,
@@ -96,12 +120,15 @@ def attend(
     VALUE_DIM: tl.constexpr,
     VALUE_STRIDE: tl.constexpr,
     THRESHOLD: tl.constexpr,
+    FULL: tl.constexpr,
+    RESIDENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """a, lse (base 2) and Σ u of a tile of queries over every token of one instance and head.
 
     ``k_ptr`` (ALL_TOKENS, QUERY_CHUNKS·QUERY_DIM) and ``v_ptr`` (ALL_TOKENS, VALUE_STRIDE) are
-    padded to whole blocks; from ``tokens`` on they are ignored.
+    padded to whole blocks; from ``tokens`` on they are ignored. RESIDENT: the blocks are at hand
+    in ``keys`` and ``values`` (no threshold, one chunk).
     """
     block = tl.arange(0, TOKENS)
     value_columns = tl.arange(0, VALUE_DIM)
@@ -109,18 +136,28 @@ def attend(
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     output = tl.zeros([ROWS, VALUE_DIM], tl.float32)
-    for start in range(0, ALL_TOKENS, TOKENS):
-        token = start + block
-        s = products(queries, k_ptr, token, stride, TOKENS, QUERY_DIM, QUERY_CHUNKS, PRECISION)
-        s = tl.where((token < tokens)[None, :], s * LOG2_E, float("-inf"))
-        higher = tl.maximum(highest, tl.max(s, 1))
-        rescale = tl.exp2(highest - higher)
-        p = tl.exp2(s - higher[:, None])
-        total = total * rescale + tl.sum(p, 1)
-        if not THRESHOLD:
-            v = tl.load(v_ptr + token[:, None] * VALUE_STRIDE + value_columns[None, :])
-            output = tl.dot(p.to(v.dtype), v, output * rescale[:, None], input_precision=PRECISION)
-        highest = higher
+    if RESIDENT:
+        for index in tl.static_range(ALL_TOKENS // TOKENS):
+            s = tl.dot(queries[0], keys[index].T, input_precision=PRECISION)
+            s = masked(s, index * TOKENS + block, tokens, FULL)
+            p, rescale, highest, total = _online_softmax(s, highest, total)
+            output = tl.dot(
+                p.to(values[index].dtype),
+                values[index],
+                output * rescale[:, None],
+                input_precision=PRECISION,
+            )
+    else:
+        for start in range(0, ALL_TOKENS, TOKENS):
+            token = start + block
+            s = products(queries, k_ptr, token, stride, TOKENS, QUERY_DIM, QUERY_CHUNKS, PRECISION)
+            s = masked(s, token, tokens, FULL)
+            p, rescale, highest, total = _online_softmax(s, highest, total)
+            if not THRESHOLD:
+                v = tl.load(v_ptr + token[:, None] * VALUE_STRIDE + value_columns[None, :])
+                output = tl.dot(
+                    p.to(v.dtype), v, output * rescale[:, None], input_precision=PRECISION
+                )
     lse = highest + tl.log2(total)
     norm = total
     if THRESHOLD:
@@ -128,17 +165,19 @@ def attend(
         for start in range(0, ALL_TOKENS, TOKENS):
             token = start + block
             s = products(queries, k_ptr, token, stride, TOKENS, QUERY_DIM, QUERY_CHUNKS, PRECISION)
-            s = tl.where((token < tokens)[None, :], s * LOG2_E, float("-inf"))
+            s = masked(s, token, tokens, FULL)
             u = tl.maximum(tl.exp2(s - lse[:, None]) - tau, 0.0)
             norm += tl.sum(u, 1)
             v = tl.load(v_ptr + token[:, None] * VALUE_STRIDE + value_columns[None, :])
             output = tl.dot(u.to(v.dtype), v, output, input_precision=PRECISION)
-    output = output * inverse_or_zero(norm)[:, None]
-    return output, lse, norm
+    return output * inverse_or_zero(norm)[:, None], lse, norm
 
 
-@kernel
-def attention_kernel(
+@triton.jit
+def _attention_tile(
+    tile,
+    keys,
+    values,
     q_ptr,
     k_ptr,
     v_ptr,
@@ -162,28 +201,25 @@ def attention_kernel(
     VALUE_CHUNKS: tl.constexpr,
     THRESHOLD: tl.constexpr,
     STATISTICS: tl.constexpr,
+    FULL: tl.constexpr,
+    RESIDENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Grid: (row tiles, instances · heads · value chunks). The queries of an instance start at row
-    instance · ``q_points`` (0 when the batch shares them), those of a head at column
-    head · ``q_head``."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    rows = tile * ROWS + tl.arange(0, ROWS)
     in_rows = rows < points
     chunk = tl.program_id(1) % VALUE_CHUNKS
     pair = tl.program_id(1) // VALUE_CHUNKS
     instance = pair // HEADS
     head = pair % HEADS
-    query_stride: tl.constexpr = QUERY_DIM * QUERY_CHUNKS
     value_stride: tl.constexpr = VALUE_DIM * VALUE_CHUNKS
     queries = load_chunks(
         q_ptr + head * q_head, instance * q_points + rows, q_stride, in_rows,
         QUERY_DIM, QUERY_CHUNKS,
     )  # fmt: skip
-    k = k_ptr + pair.to(tl.int64) * (ALL_TOKENS * query_stride)
-    v = v_ptr + pair.to(tl.int64) * (ALL_TOKENS * value_stride) + chunk * VALUE_DIM
     output, lse, norm = attend(
-        queries, k, v, tau, tokens, ROWS, TOKENS, ALL_TOKENS, QUERY_DIM, QUERY_CHUNKS,
-        VALUE_DIM, value_stride, THRESHOLD, PRECISION,
+        queries, k_ptr, v_ptr, keys, values, tau, tokens, ROWS, TOKENS, ALL_TOKENS,
+        QUERY_DIM, QUERY_CHUNKS, VALUE_DIM, value_stride, THRESHOLD, FULL, RESIDENT,
+        PRECISION,
     )  # fmt: skip
     out_rows = instance * points + rows
     columns = head * value_stride + chunk * VALUE_DIM + tl.arange(0, VALUE_DIM)
@@ -199,69 +235,62 @@ def attention_kernel(
             tl.store(norm_ptr + out_rows * HEADS + head, norm, mask=first)
 
 
-@dataclass(frozen=True)
-class HeadLayout:
-    """How heads lie in memory for the kernels: padded to powers of two, cut where wide."""
-
-    heads: int
-    query_dim: int
-    query_chunks: int
-    value_dim: int
-    value_chunks: int
-
-    @classmethod
-    def of(cls, heads: int, key_dim: int, value_dim: int) -> HeadLayout:
-        def cut(dim: int) -> tuple[int, int]:
-            width = min(power_of_two(dim), WIDEST_CHUNK)
-            return width, cdiv(dim, width)
-
-        return cls(heads, *cut(key_dim), *cut(value_dim))
-
-    @property
-    def query_width(self) -> int:
-        """Columns of a head's queries and keys."""
-        return self.query_dim * self.query_chunks
-
-    @property
-    def value_width(self) -> int:
-        """Columns of a head's values and output."""
-        return self.value_dim * self.value_chunks
-
-    @property
-    def widest(self) -> int:
-        return max(self.query_width, self.value_width)
-
-
-def pack_tokens(tensor: Tensor, width: int, tokens: int, dtype: torch.dtype) -> Tensor:
-    """Keys or values (B, H, R, d) padded with zeros to (B, H, tokens, width), in ``dtype``."""
-    batch, heads, count, dim = tensor.shape
-    if (count, dim) == (tokens, width):
-        return tensor.to(dtype).contiguous()
-    out = tensor.new_zeros((batch, heads, tokens, width), dtype=dtype)
-    out[:, :, :count, :dim] = tensor
-    return out
-
-
-def head_columns(weight: Tensor, heads: int, dim: int, width: int) -> Tensor:
-    """The columns of ``weight`` (·, H·dim) moved to where a padded head has them, (·, H·width)."""
-    if dim == width:
-        return weight
-    out = weight.new_zeros((*weight.shape[:-1], heads, width))
-    out[..., :dim] = weight.unflatten(-1, (heads, dim))
-    return out.flatten(-2)
-
-
-def padded_tokens(count: int) -> int:
-    """Tokens as the kernels see them: whole blocks of any kernel's size."""
-    return padded(count, 64) if count > 64 else power_of_two(count)
-
-
-def token_block(tile: dict[str, int], tokens: int) -> int:
-    """The largest block of the tile that divides the padded tokens."""
-    block = min(tile["tokens"], tokens)
-    while tokens % block:
-        block //= 2
-    return block
+@kernel
+def attention_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    o_ptr,
+    lse_ptr,
+    norm_ptr,
+    tau,
+    points,
+    tokens,
+    q_points,
+    q_stride,
+    q_head,
+    o_stride,
+    programs,
+    HEADS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ALL_TOKENS: tl.constexpr,
+    QUERY_DIM: tl.constexpr,
+    QUERY_CHUNKS: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    VALUE_CHUNKS: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    FULL: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Grid: (row tiles, instances · heads · value chunks). The queries of an instance start at row
+    instance · ``q_points`` (0 when the batch shares them), those of a head at column
+    head · ``q_head``. RESIDENT: ``programs`` along the first axis share the row tiles."""
+    chunk = tl.program_id(1) % VALUE_CHUNKS
+    pair = (tl.program_id(1) // VALUE_CHUNKS).to(tl.int64)
+    query_stride: tl.constexpr = QUERY_DIM * QUERY_CHUNKS
+    value_stride: tl.constexpr = VALUE_DIM * VALUE_CHUNKS
+    k = k_ptr + pair * (ALL_TOKENS * query_stride)
+    v = v_ptr + pair * (ALL_TOKENS * value_stride) + chunk * VALUE_DIM
+    if RESIDENT:
+        keys = load_blocks(k, query_stride, TOKENS, ALL_TOKENS // TOKENS, QUERY_DIM)
+        values = load_blocks(v, value_stride, TOKENS, ALL_TOKENS // TOKENS, VALUE_DIM)
+        for tile in range(tl.program_id(0), tl.cdiv(points, ROWS), programs):
+            _attention_tile(
+                tile, keys, values, q_ptr, k, v, o_ptr, lse_ptr, norm_ptr, tau, points, tokens,
+                q_points, q_stride, q_head, o_stride, HEADS, ROWS, TOKENS, ALL_TOKENS, QUERY_DIM,
+                QUERY_CHUNKS, VALUE_DIM, VALUE_CHUNKS, THRESHOLD, STATISTICS, FULL, RESIDENT,
+                PRECISION,
+            )  # fmt: skip
+    else:
+        _attention_tile(
+            tl.program_id(0), 0, 0, q_ptr, k, v, o_ptr, lse_ptr, norm_ptr, tau, points, tokens,
+            q_points, q_stride, q_head, o_stride, HEADS, ROWS, TOKENS, ALL_TOKENS, QUERY_DIM,
+            QUERY_CHUNKS, VALUE_DIM, VALUE_CHUNKS, THRESHOLD, STATISTICS, FULL, RESIDENT,
+                PRECISION,
+        )  # fmt: skip
 
 
 @dataclass
@@ -296,11 +325,20 @@ def attention(
         out: (instances · points, ≥ H · value width), rows at any stride.
     """
     device, dtype = queries.device, queries.dtype
-    tile = tiles("attention", device, dtype, layout.widest)
     instances, all_tokens = keys.shape[0], keys.shape[2]
+    tile = tiles("resident_attention", device, dtype, layout.widest)
+    held = all_tokens * (layout.query_width + layout.value_width) * dtype.itemsize
+    # What more a program has to hold for the backward or a threshold would not fit beside them.
+    resident = bool(tile) and held <= tile["bytes"] and statistics is None and threshold == 0
+    if resident:
+        share = max(1, tile["programs"] // (instances * layout.heads))
+        programs = min(cdiv(points, tile["rows"]), share)
+    else:
+        tile = tiles("attention", device, dtype, layout.widest)
+        programs = cdiv(points, tile["rows"])
     launch(
         attention_kernel,
-        (cdiv(points, tile["rows"]), instances * layout.heads * layout.value_chunks),
+        (programs, instances * layout.heads * layout.value_chunks),
         {
             "q_ptr": queries,
             "k_ptr": keys,
@@ -315,6 +353,7 @@ def attention(
             "q_stride": queries.stride(0),
             "q_head": 0 if one_query else layout.query_width,
             "o_stride": out.stride(0),
+            "programs": programs,
         },
         {
             "HEADS": layout.heads,
@@ -327,6 +366,8 @@ def attention(
             "VALUE_CHUNKS": layout.value_chunks,
             "THRESHOLD": threshold > 0,
             "STATISTICS": statistics is not None,
+            "FULL": tokens == all_tokens,
+            "RESIDENT": resident,
             "PRECISION": precision(dtype, device),
         },
         tile,

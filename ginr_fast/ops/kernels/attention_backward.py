@@ -23,13 +23,13 @@ from torch import Tensor
 
 from ginr_fast.ops.kernels.attention import (
     LOG2_E,
-    HeadLayout,
     Statistics,
     inverse_or_zero,
     load_chunks,
+    masked,
     products,
-    token_block,
 )
+from ginr_fast.ops.kernels.heads import HeadLayout, token_block
 from ginr_fast.ops.kernels.launch import cdiv, kernel, launch, precision, tiles
 
 
@@ -64,6 +64,7 @@ def query_gradient_kernel(
     VALUE_CHUNKS: tl.constexpr,
     THRESHOLD: tl.constexpr,
     QUERIES: tl.constexpr,
+    FULL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """δ, ε and, with QUERIES, ∂Q. Grid: (row tiles, instances · heads · query chunks)."""
@@ -122,8 +123,7 @@ def query_gradient_kernel(
                 s = products(
                     queries, k, token, query_stride, TOKENS, QUERY_DIM, QUERY_CHUNKS, PRECISION
                 )
-                s = tl.where((token < tokens)[None, :], s * LOG2_E, float("-inf"))
-                p = tl.exp2(s - lse[:, None])
+                p = tl.exp2(masked(s, token, tokens, FULL) - lse[:, None])
                 dw = products(
                     grads, v, token, value_stride, TOKENS, VALUE_DIM, VALUE_CHUNKS, PRECISION
                 )
@@ -320,6 +320,7 @@ def attention_backward(
                 "ROWS": tile["rows"],
                 "TOKENS": token_block(tile, all_tokens),
                 "QUERIES": grad_queries is not None,
+                "FULL": tokens == all_tokens,
             },
             tile,
             device,

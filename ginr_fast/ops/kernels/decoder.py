@@ -11,14 +11,9 @@ from torch import Tensor
 
 from ginr_fast.ops import gemm
 from ginr_fast.ops.blocks import Block
-from ginr_fast.ops.kernels.attention import (
-    HeadLayout,
-    Statistics,
-    attention,
-    pack_tokens,
-    padded_tokens,
-)
+from ginr_fast.ops.kernels.attention import Statistics, attention
 from ginr_fast.ops.kernels.attention_backward import attention_backward, row_splits
+from ginr_fast.ops.kernels.heads import HeadLayout, pack_tokens, padded_tokens
 from ginr_fast.ops.kernels.layers import padded_width
 from ginr_fast.ops.kernels.spans import SpanFeatures, spans
 

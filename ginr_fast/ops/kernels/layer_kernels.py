@@ -11,8 +11,10 @@ into its epilogue.
 
 A program owns ROWS rows and walks over chunks of COLUMNS columns: the accumulator is all that
 stays in registers; x and W stream through shared memory from the L2 cache, where the span of
-rows being worked on fits. Widths are padded to multiples of 64 with zeros, which stay zeros
-through every activation here.
+rows being worked on fits. Where W of a program's columns fits into shared memory (RESIDENT), the
+program instead keeps it there and walks over row tiles: at 256 x 256 that is half of the traffic
+or less, and traffic is what limits such a layer. Widths are padded to multiples of 64 with zeros,
+which stay zeros through every activation here.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def _mish_parts(z):
 
 
 @triton.jit
-def _activate(z, ACTIVATION: tl.constexpr):
+def activate(z, ACTIVATION: tl.constexpr):
     if ACTIVATION == "relu":
         z = tl.maximum(z, 0.0)
     if ACTIVATION == "mish":
@@ -41,7 +43,7 @@ def _activate(z, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _slope(saved, ACTIVATION: tl.constexpr):
+def slope(saved, ACTIVATION: tl.constexpr):
     """act' from what the forward saved: the output of a ReLU, the input of a Mish."""
     if ACTIVATION == "relu":
         slope = tl.where(saved > 0, 1.0, 0.0)
@@ -57,33 +59,60 @@ def _slope(saved, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _product(
+def product(
     x_ptr,
     x_stride,
     rows,
     in_rows,
     w_ptr,
     columns,
+    resident,
     INNER: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
+    RESIDENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """x[rows] W[columns]ᵀ with x (·, INNER) and W (·, INNER)."""
+    """x[rows] W[columns]ᵀ with x (·, INNER) and W (·, INNER), or with W[columns] at hand."""
     inner = tl.arange(0, STEP)
     x = x_ptr + rows[:, None] * x_stride + inner[None, :]
     w = w_ptr + columns[:, None] * INNER + inner[None, :]
     accumulator = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, INNER, STEP):
-        x_tile = tl.load(x + start, mask=in_rows[:, None], other=0.0)
-        w_tile = tl.load(w + start)
-        accumulator = tl.dot(x_tile, w_tile.T, accumulator, input_precision=PRECISION)
+    if RESIDENT:
+        x_tile = tl.load(x, mask=in_rows[:, None], other=0.0)
+        accumulator = tl.dot(x_tile, resident.T, accumulator, input_precision=PRECISION)
+    else:
+        for start in range(0, INNER, STEP):
+            x_tile = tl.load(x + start, mask=in_rows[:, None], other=0.0)
+            w_tile = tl.load(w + start)
+            accumulator = tl.dot(x_tile, w_tile.T, accumulator, input_precision=PRECISION)
     return accumulator
 
 
-@kernel
-def layer_kernel(
+@triton.jit
+def tile_of(ptr, rows, stride, columns, in_rows):
+    return tl.load(
+        ptr + rows[:, None] * stride + columns[None, :], mask=in_rows[:, None], other=0.0
+    )
+
+
+@triton.jit
+def resident_weight(
+    w_ptr, INNER: tl.constexpr, COLUMNS: tl.constexpr, RESIDENT: tl.constexpr
+):  # W of this program's columns, which stays in shared memory; or nothing
+    resident = 0
+    if RESIDENT:
+        columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        inner = tl.arange(0, INNER)
+        resident = tl.load(w_ptr + columns[:, None] * INNER + inner[None, :])
+    return resident
+
+
+@triton.jit
+def _layer_tile(
+    tile,
+    resident,
     x_ptr,
     w_ptr,
     bias_ptr,
@@ -119,51 +148,65 @@ def layer_kernel(
     HEAD: tl.constexpr,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
+    RESIDENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The forward of a layer.
-
-    FEATURE: "none", "own" (a row each) or "shared" (row modulo ``points``). SAVE: "none",
-    "activated" or "input". With HEAD a program takes every column and o goes to ``partial_ptr``
-    (float32, ``count`` rows) or, if LAST, to ``out_ptr`` (instance, point, OUT).
-    """
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    rows = tile * ROWS + tl.arange(0, ROWS)
     in_rows = rows < count
     out_columns = tl.arange(0, OUT_PADDED)
     out = tl.zeros([ROWS, OUT_PADDED], tl.float32)
     for chunk in range(CHUNKS):
         columns = (tl.program_id(1) * CHUNKS + chunk) * COLUMNS + tl.arange(0, COLUMNS)
-        z = _product(
-            x_ptr, x_stride, rows, in_rows, w_ptr, columns, INNER, ROWS, COLUMNS, STEP, PRECISION
+        feature_rows = rows
+        if FEATURE == "shared":
+            feature_rows = rows % points
+        if RESIDENT:  # one program a multiprocessor: ask early for what is added later
+            if FEATURE != "none":
+                feature = tile_of(feature_ptr, feature_rows, feature_stride, columns, in_rows)
+            if RESIDUAL:
+                residual = tile_of(residual_ptr, rows, residual_stride, columns, in_rows)
+        z = product(
+            x_ptr,
+            x_stride,
+            rows,
+            in_rows,
+            w_ptr,
+            columns,
+            resident,
+            INNER,
+            ROWS,
+            COLUMNS,
+            STEP,
+            RESIDENT,
+            PRECISION,
         )
         z += tl.load(bias_ptr + columns)[None, :]
         if FEATURE != "none":
-            feature_rows = rows
-            if FEATURE == "shared":
-                feature_rows = rows % points
-            z += tl.load(
-                feature_ptr + feature_rows[:, None] * feature_stride + columns[None, :],
-                mask=in_rows[:, None],
-                other=0.0,
-            ).to(tl.float32)
-        activated = _activate(z, ACTIVATION)
+            if not RESIDENT:
+                feature = tile_of(feature_ptr, feature_rows, feature_stride, columns, in_rows)
+            z += feature.to(tl.float32)
+        activated = activate(z, ACTIVATION)
         if SAVE != "none":
             saved = saved_ptr + rows[:, None] * saved_stride + columns[None, :]
             value = z if SAVE == "input" else activated
             tl.store(saved, value.to(saved_ptr.dtype.element_ty), mask=in_rows[:, None])
         if RESIDUAL:
-            activated += tl.load(
-                residual_ptr + rows[:, None] * residual_stride + columns[None, :],
-                mask=in_rows[:, None],
-                other=0.0,
-            ).to(tl.float32)
+            if not RESIDENT:
+                residual = tile_of(residual_ptr, rows, residual_stride, columns, in_rows)
+            activated += residual.to(tl.float32)
         if STORE:
             tl.store(
                 y_ptr + rows[:, None] * y_stride + columns[None, :],
                 activated.to(y_ptr.dtype.element_ty),
                 mask=in_rows[:, None],
             )
-        if HEAD:
+        if HEAD and RESIDENT:
+            # Few channels, as sums over the row: operands of a product would take shared memory.
+            for channel in tl.static_range(OUT):
+                weight = tl.load(head_ptr + channel * WIDTH + columns).to(tl.float32)
+                value = tl.sum(activated * weight[None, :], 1)
+                out = tl.where((out_columns == channel)[None, :], value[:, None], out)
+        elif HEAD:
             head = tl.load(head_ptr + out_columns[:, None] * WIDTH + columns[None, :])
             out = tl.dot(activated.to(head.dtype), head.T, out, input_precision=PRECISION)
     if HEAD:
@@ -182,72 +225,69 @@ def layer_kernel(
 
 
 @kernel
-def layer_backward_kernel(
-    g_ptr,
+def layer_kernel(
+    x_ptr,
     w_ptr,
-    grad_ptr,
+    bias_ptr,
+    feature_ptr,
+    residual_ptr,
+    saved_ptr,
+    y_ptr,
     head_ptr,
-    a_saved_ptr,
-    b_saved_ptr,
-    a_ptr,
-    b_ptr,
+    head_bias_ptr,
+    partial_ptr,
+    out_ptr,
     count,
     points,
-    grad_batch_stride,
-    g_stride,
-    a_saved_stride,
-    b_saved_stride,
-    a_stride,
-    b_stride,
+    out_batch_stride,
+    x_stride,
+    feature_stride,
+    residual_stride,
+    saved_stride,
+    y_stride,
+    programs,
     INNER: tl.constexpr,
     WIDTH: tl.constexpr,
     OUT: tl.constexpr,
+    OUT_PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    CHUNKS: tl.constexpr,
     STEP: tl.constexpr,
-    PRODUCT: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    FEATURE: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    SAVE: tl.constexpr,
+    STORE: tl.constexpr,
     HEAD: tl.constexpr,
-    A: tl.constexpr,
-    B: tl.constexpr,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
+    RESIDENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The backward of a layer: A and B as in the equations above.
+    """The forward of a layer.
 
-    A and B name the activation whose slope multiplies ("relu", "mish", "identity") or "none" for
-    an output that is not wanted. PRODUCT: whether there is a layer above; HEAD: whether the head
-    of the level adds ∂o W_out; ``grad_ptr`` is ∂o, (instance, point, OUT).
+    FEATURE: "none", "own" (a row each) or "shared" (row modulo ``points``). SAVE: "none",
+    "activated" or "input". With HEAD a program takes every column and o goes to ``partial_ptr``
+    (float32, ``count`` rows) or, if LAST, to ``out_ptr`` (instance, point, OUT).
     """
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    in_rows = rows < count
-    if PRODUCT:
-        t = _product(
-            g_ptr, g_stride, rows, in_rows, w_ptr, columns, INNER, ROWS, COLUMNS, STEP, PRECISION
-        )
+    resident = resident_weight(w_ptr, INNER, COLUMNS, RESIDENT)
+    if RESIDENT:
+        for tile in range(tl.program_id(0), tl.cdiv(count, ROWS), programs):
+            _layer_tile(
+                tile, resident, x_ptr, w_ptr, bias_ptr, feature_ptr, residual_ptr,
+                saved_ptr, y_ptr, head_ptr, head_bias_ptr, partial_ptr, out_ptr,
+                count, points, out_batch_stride, x_stride, feature_stride,
+                residual_stride, saved_stride, y_stride, INNER, WIDTH, OUT,
+                OUT_PADDED, ROWS, COLUMNS, CHUNKS, STEP, ACTIVATION, FEATURE,
+                RESIDUAL, SAVE, STORE, HEAD, FIRST, LAST, RESIDENT, PRECISION,
+            )  # fmt: skip
     else:
-        t = tl.zeros([ROWS, COLUMNS], tl.float32)
-    if A != "none":
-        a = t
-        if A != "identity":
-            a_saved = a_saved_ptr + rows[:, None] * a_saved_stride + columns[None, :]
-            a = t * _slope(tl.load(a_saved, mask=in_rows[:, None], other=0.0), A)
-        tl.store(
-            a_ptr + rows[:, None] * a_stride + columns[None, :],
-            a.to(a_ptr.dtype.element_ty),
-            mask=in_rows[:, None],
-        )
-    if B != "none":
-        if HEAD:
-            grad_rows = (rows // points).to(tl.int64) * grad_batch_stride + (rows % points) * OUT
-            for channel in tl.static_range(OUT):
-                grad = tl.load(grad_ptr + grad_rows + channel, mask=in_rows, other=0.0)
-                head = tl.load(head_ptr + channel * WIDTH + columns)
-                t += grad.to(tl.float32)[:, None] * head.to(tl.float32)[None, :]
-        if B != "identity":
-            b_saved = b_saved_ptr + rows[:, None] * b_saved_stride + columns[None, :]
-            t = t * _slope(tl.load(b_saved, mask=in_rows[:, None], other=0.0), B)
-        tl.store(
-            b_ptr + rows[:, None] * b_stride + columns[None, :],
-            t.to(b_ptr.dtype.element_ty),
-            mask=in_rows[:, None],
-        )
+        _layer_tile(
+            tl.program_id(0), resident, x_ptr, w_ptr, bias_ptr, feature_ptr,
+            residual_ptr, saved_ptr, y_ptr, head_ptr, head_bias_ptr, partial_ptr,
+            out_ptr, count, points, out_batch_stride, x_stride, feature_stride,
+            residual_stride, saved_stride, y_stride, INNER, WIDTH, OUT, OUT_PADDED,
+            ROWS, COLUMNS, CHUNKS, STEP, ACTIVATION, FEATURE, RESIDUAL, SAVE, STORE,
+            HEAD, FIRST, LAST, RESIDENT, PRECISION,
+        )  # fmt: skip

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ginr_fast.ops.kernels.launch import cdiv, launch, padded, power_of_two, precision, tiles
-from ginr_fast.ops.kernels.layer_kernels import layer_backward_kernel, layer_kernel
+from ginr_fast.ops.kernels.layer_backward_kernels import layer_backward_kernel
+from ginr_fast.ops.kernels.layer_kernels import layer_kernel
 
 WIDTH_MULTIPLE = 64
 
@@ -64,6 +65,41 @@ def _columns(tile: dict[str, int], width: int) -> int:
     return columns
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """How a layer is cut among programs."""
+
+    tile: dict[str, int]
+    columns: int
+    step: int
+    resident: bool
+    programs: int
+    """Programs along the rows."""
+
+
+def _shape(kind: str, like: Tensor, rows: int, width: int, inner: int, out_dim: int) -> _Shape:
+    """Cut a product of ``inner`` terms into ``width`` columns, a program taking all of them where
+    a head of ``out_dim`` channels follows. W is kept resident where it fits."""
+    device, dtype = like.device, like.dtype
+    tile = tiles(f"resident_{kind}", device, dtype, width)
+    if tile and inner > 0 and inner & (inner - 1) == 0 and width & (width - 1) == 0:
+        columns = min(width, tile["columns"])
+        held = (columns + tile["rows"] * tile["stages"]) * inner * dtype.itemsize
+        fits = held <= tile["bytes"] and out_dim <= tile["channels"]
+        if fits and (out_dim == 0 or columns == width):
+            programs = min(cdiv(rows, tile["rows"]), max(1, tile["programs"] * columns // width))
+            return _Shape(tile, columns, inner, True, programs)
+    tile = tiles(kind, device, dtype, width)
+    columns = _columns(tile, width)
+    return _Shape(
+        tile,
+        columns,
+        min(tile["step"], inner & -inner or tile["step"]),
+        False,
+        cdiv(rows, tile["rows"]),
+    )
+
+
 def layer(
     x: Tensor,
     weight: Tensor,
@@ -84,15 +120,15 @@ def layer(
     ``saved`` and the head's tensors; rows may have any stride.
     """
     count, (width, inner) = x.shape[0], weight.shape
-    tile = tiles("layer", x.device, x.dtype, width)
-    columns = _columns(tile, width)
+    shape = _shape("layer", x, count, width, inner, 0 if head is None else head.out.shape[-1])
+    tile, columns = shape.tile, shape.columns
     chunks = width // columns if head is not None else 1
     kind = "none"
     if feature is not None:
         kind = "own" if feature.shape[0] == count else "shared"
     launch(
         layer_kernel,
-        (cdiv(count, tile["rows"]), width // columns // chunks),
+        (shape.programs, width // columns // chunks),
         {
             "x_ptr": x,
             "w_ptr": weight,
@@ -113,6 +149,7 @@ def layer(
             "residual_stride": 0 if residual is None else residual.stride(0),
             "saved_stride": 0 if saved is None else saved.stride(0),
             "y_stride": 0 if y is None else y.stride(0),
+            "programs": shape.programs,
         },
         {
             "INNER": inner,
@@ -122,7 +159,8 @@ def layer(
             "ROWS": tile["rows"],
             "COLUMNS": columns,
             "CHUNKS": chunks,
-            "STEP": min(tile["step"], inner & -inner),
+            "STEP": shape.step,
+            "RESIDENT": shape.resident,
             "ACTIVATION": activation,
             "FEATURE": kind,
             "RESIDUAL": residual is not None,
@@ -160,16 +198,16 @@ def layer_backward(
     """
     some = a if a is not None else b
     assert some is not None
-    tile = tiles("layer_backward", some.device, some.dtype, width)
-    columns = _columns(tile, width)
     inner = width if weight is None else weight.shape[1]
+    shape = _shape("layer_backward", some, count, width, inner if g is not None else 0, 0)
+    tile, columns = shape.tile, shape.columns
 
     def stride(tensor: Tensor | None) -> int:
         return 0 if tensor is None else tensor.stride(0)
 
     launch(
         layer_backward_kernel,
-        (cdiv(count, tile["rows"]), width // columns),
+        (shape.programs, width // columns),
         {
             "g_ptr": g,
             "w_ptr": weight,
@@ -187,6 +225,7 @@ def layer_backward(
             "b_saved_stride": stride(b_saved),
             "a_stride": stride(a),
             "b_stride": stride(b),
+            "programs": shape.programs,
         },
         {
             "INNER": inner,
@@ -194,7 +233,8 @@ def layer_backward(
             "OUT": 1 if grad is None else grad.shape[-1],
             "ROWS": tile["rows"],
             "COLUMNS": columns,
-            "STEP": min(tile["step"], inner & -inner),
+            "STEP": shape.step,
+            "RESIDENT": shape.resident,
             "PRODUCT": g is not None,
             "HEAD": grad is not None,
             "A": "none" if a is None else a_activation,

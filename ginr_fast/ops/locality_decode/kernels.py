@@ -40,8 +40,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from ginr_fast.ops.kernels.attention import head_columns
 from ginr_fast.ops.kernels.decoder import TokenCall
+from ginr_fast.ops.kernels.heads import head_columns
 from ginr_fast.ops.kernels.layers import (
     Head,
     layer,

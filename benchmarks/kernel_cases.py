@@ -1,0 +1,150 @@
+"""Paper-size problems whose kernels are compiled ahead of time and bounded.
+
+A case runs a token decoder's forward and backward on tensors without memory, at the sizes a user's
+call has, so that what is recorded is exactly what a GPU would run.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+import ginr_fast
+from ginr_fast.ops.anr_decode import kernels as anr_kernels
+from ginr_fast.ops.anr_decode import op as anr_op
+from ginr_fast.ops.locality_decode import kernels as locality_kernels
+from ginr_fast.ops.locality_decode import op as locality_op
+from ginr_fast.ops.locality_decode import plan as locality_plan
+
+PARTS = ("forward", "backward", "backward of tokens")
+Case = Callable[[], None]
+TOKENS = ("keys", "values")
+_BUFFERS = ("frequencies", "query_frequencies", "band_frequencies")
+
+
+def _meta(decoder: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """``decoder`` without memory, its parameters in ``dtype``."""
+    return decoder.to("meta").to(dtype)
+
+
+def _coordinates(points: int | tuple[int, ...], coord_dim: int) -> tuple[torch.Tensor, list[int]]:
+    """What the operators pass on: points shared by the batch, or the axes of a grid."""
+    if isinstance(points, int):
+        return torch.empty(1, points, coord_dim, device="meta"), []
+    return torch.empty(sum(points), device="meta"), list(points)
+
+
+def locality(
+    points: int | tuple[int, ...],
+    batch: int,
+    dtype: torch.dtype = torch.bfloat16,
+    part: str = "forward",
+    tokens: int = 256,
+    **sizes: Any,
+) -> None:
+    """LA-GINR: ``points`` coordinates shared by the batch, or a grid of that shape.
+
+    ``part``: one of ``PARTS``; the last one is the backward where only the latents are fitted.
+    """
+    with torch.no_grad():
+        decoder = ginr_fast.LocalityAwareDecoder(**sizes)
+        frequencies = decoder.query_frequencies, decoder.band_frequencies
+        _meta(decoder, dtype)
+        latents = torch.empty(batch, tokens, decoder.token_dim, dtype=dtype, device="meta")
+        keys, values = decoder.keys_and_values(latents)
+        weights = decoder.weights()._replace(
+            query_frequencies=frequencies[0].to("meta"), band_frequencies=frequencies[1].to("meta")
+        )
+        nothing_more = locality_plan.Foldings(keys=False, values=False)
+        keys, values, bias, weights = locality_op._fold(keys, values, weights, nothing_more)
+        coords, grid_shape = _coordinates(points, decoder.coord_dim)
+        arguments = (coords, grid_shape, keys, values, bias, weights, decoder.modulation_relu)
+        _run(locality_kernels, part, arguments, keys, weights)
+
+
+def anr(
+    points: int | tuple[int, ...],
+    batch: int,
+    dtype: torch.dtype = torch.bfloat16,
+    part: str = "forward",
+    tokens: int = 256,
+    **sizes: Any,
+) -> None:
+    """ANR, by default as published; arguments as those of :func:`locality`."""
+    with torch.no_grad():
+        decoder = ginr_fast.AnrDecoder(**sizes)
+        frequencies = decoder.frequencies
+        _meta(decoder, dtype)
+        latents = torch.empty(batch, tokens, decoder.token_dim, dtype=dtype, device="meta")
+        keys, values = decoder.keys_and_values(latents)
+        weights = anr_op._fold(decoder.weights()._replace(frequencies=frequencies.to("meta")))
+        coords, grid_shape = _coordinates(points, decoder.coord_dim)
+        settings = (decoder.threshold, decoder.activation)
+        arguments = (coords, grid_shape, keys, values, weights, *settings)
+        _run(anr_kernels, part, arguments, keys, weights)
+
+
+def _run(
+    kernels: ModuleType, part: str, arguments: tuple, keys: torch.Tensor, weights: Any
+) -> None:
+    """A part of a call of an operator's Triton backend."""
+    if part not in PARTS:
+        raise ValueError(f"part: expected one of {', '.join(PARTS)}, got {part!r}")
+    if part == "forward":
+        kernels.forward(*arguments)
+        return
+    coords, grid_shape = arguments[:2]
+    points = math.prod(grid_shape) if grid_shape else coords.shape[1]
+    grad = keys.new_empty(keys.shape[0], points, weights.out_dim)
+    needed = TOKENS if part == "backward of tokens" else (*TOKENS, *_gradients(weights))
+    kernels.backward(grad, *arguments, needed)
+
+
+def _gradients(weights: Any) -> list[str]:
+    """The parameters that are there and are learnt."""
+    named = weights._asdict()
+    return [name for name, tensor in named.items() if tensor is not None and name not in _BUFFERS]
+
+
+def _parts(name: str, run: Callable[..., None], parts: Sequence[str]) -> dict[str, Case]:
+    return {f"{name}, {part}": functools.partial(run, part=part) for part in parts}
+
+
+CASES: dict[str, Case] = {
+    **_parts(
+        "LA-GINR, 178², batch 16, bf16", functools.partial(locality, 178 * 178, batch=16), PARTS
+    ),
+    **_parts(
+        "LA-GINR, grid of 256², batch 16, bf16",
+        functools.partial(locality, (256, 256), batch=16),
+        PARTS[:1],
+    ),
+    **_parts(
+        "LA-GINR, 256², batch 16, float32",
+        functools.partial(locality, 256 * 256, batch=16, dtype=torch.float32),
+        PARTS[1:2],
+    ),
+    **_parts(
+        "LA-GINR, 8 heads, 256², batch 16, bf16",
+        functools.partial(locality, 256 * 256, batch=16, heads=8),
+        PARTS[1:2],
+    ),
+    **_parts(
+        "LA-GINR, light field of 128², batch 32, bf16",
+        functools.partial(locality, 128 * 128, batch=32, coord_dim=6),
+        PARTS[1:2],
+    ),
+    **_parts("ANR, 128², batch 16, bf16", functools.partial(anr, 128 * 128, batch=16), PARTS[:2]),
+    **_parts(
+        "ANR with Mish, 128², batch 16, bf16",
+        functools.partial(anr, 128 * 128, batch=16, activation="mish"),
+        PARTS[1:2],
+    ),
+}
+"""What is compiled, by name. The name is part of the stored tables."""

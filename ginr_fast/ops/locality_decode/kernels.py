@@ -21,8 +21,9 @@ epilogue takes in everything after the product: 4, 5 and the level's share of 7 
     4+5 accumulator           a, W_m blocks           a, f, h; m or x            –
     6+7 accumulator, y        x, W blocks             x; h                       y
 
-A span (``spans.py``) is sized so that its column stays in the L2 cache; q, Q and f are computed
-once and serve every instance that shares the coordinates. Keeping h and x on chip through 4 to 7
+Where K and V of a head, or W of a layer, fit into shared memory whole, a program keeps them there
+and walks over row tiles. A span (``kernels/spans.py``) is sized so that its column stays in the L2
+cache; q, Q and f are computed once and serve every instance that shares the coordinates. Keeping h and x on chip through 4 to 7
 as well was tried on paper and in the compiler: the tile then needs more registers than there are
 (docs/kernel-log.md).
 

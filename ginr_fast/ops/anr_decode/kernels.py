@@ -10,18 +10,17 @@ For a tile of coordinates v of one instance, with keys already scaled (numbers a
 
 One kernel a line: Q with the phases computed on chip, or a broadcast sum of axis tables on a grid;
 attention, the function that ``locality_decode`` calls too (``kernels/attention.py``); and a layer
-kernel for each of 3 and 4, the last of which takes in 5 as well, so that its h is never written. A
-layer at width 512 has 524,288 multiply-adds a pair of rows for 2 KB it reads and writes a row: at
-that ratio the L2 cache keeps up with the tensor cores, and nothing is gained by holding 128 rows of
-512 columns on chip, which do not fit into registers.
+kernel for each of 3 and 4, the last of which takes in 5 as well, so that its h is never written.
+128 rows of 512 columns do not fit into registers, so that layers hand their h on through memory.
 
-        registers             shared memory           L2 cache                   device memory
-    1   W γ accumulator       W, coordinates          Q of the span              v
-    2   s, p, a of a tile     Q tile; K, V blocks     Q, K, V; a of the span     –
-    3–5 accumulator, y        h, W blocks             h of two layers            y
+        registers             shared memory           workspace of a span        inputs, output
+    1   W γ accumulator       W, coordinates          Q                          v
+    2   s, p, a of a tile     Q tile; K, V            a                          K, V
+    3–5 accumulator, y        h, W                    h of two layers            y
 
-A span (``kernels/spans.py``) is sized so that its column stays in the L2 cache; Q is computed once
-and serves every instance that shares the coordinates.
+K, V and the weights come from the L2 cache. The workspace holds a span (``kernels/spans.py``) and
+is reused from span to span; Q is computed once and serves every instance that shares the
+coordinates.
 
 Backward: each span is recomputed with every h kept (before the activation for Mish); the layers
 are walked in reverse, the slope of the activation in the epilogue of each product; the attention

@@ -1,8 +1,10 @@
 """Spans: what both token decoders share in walking over coordinates on a GPU.
 
-A span is a run of coordinates of a group of instances, small enough that everything the kernels
-of one step hand to the next stays in the L2 cache. Its workspace is reused from span to span, so
-that memory does not grow with the number of coordinates.
+A span is a run of coordinates of a group of instances. What the kernels of one span hand to the
+next ones lies in a workspace that is reused from span to span, so that memory does not grow with
+the number of coordinates. A span is long enough that its launches hide behind each other's work,
+and that weights held in shared memory serve many rows; on paper the traffic of the workspace is
+not what limits the kernels then, even where it leaves the L2 cache (docs/kernels.md).
 """
 
 from __future__ import annotations

@@ -15,23 +15,25 @@ broadcast sum of axis tables on a grid; 2; attention (3); and for every level a 
 epilogue takes in everything after the product: 4, 5 and the level's share of 7 for ℓ = 1; 4 and
 5, then 6 and 7, for the others.
 
-        registers             shared memory           L2 cache                   device memory
-    1   W γ accumulator       W, coordinates          q, f of the span           v
-    3   s, p, a of a tile     Q tile; K, V blocks     Q, K, V; a of the span     –
-    4+5 accumulator           a, W_m blocks           a, f, h; m or x            –
-    6+7 accumulator, y        x, W blocks             x; h                       y
+        registers             shared memory           workspace of a span        inputs, output
+    1   W γ accumulator       W, coordinates          q, f                       v
+    2   accumulator           q, W_p blocks           Q                          –
+    3   s, p, a of a tile     Q tile; K, V            a                          K, V
+    4+5 accumulator           a, W_m                  h; m or x                  –
+    6+7 accumulator, y        x, W                    h                          y
 
-Where K and V of a head, or W of a layer, fit into shared memory whole, a program keeps them there
-and walks over row tiles. A span (``kernels/spans.py``) is sized so that its column stays in the L2
-cache; q, Q and f are computed once and serve every instance that shares the coordinates. Keeping h and x on chip through 4 to 7
-as well was tried on paper and in the compiler: the tile then needs more registers than there are
-(docs/kernel-log.md).
+K, V and the weights come from the L2 cache; where K and V of a head, or W of a layer, fit into
+shared memory whole, a program keeps them there and walks over row tiles. The workspace holds a
+span (``kernels/spans.py``), is reused from span to span, and is read and written mostly through the
+L2 cache; q, Q and f are computed once and serve every instance that shares the coordinates.
+Keeping h and x on chip through 4 to 7 as well was tried in the compiler: the tile then needs more
+registers than there are (docs/kernel-log.md).
 
 Backward: each span is recomputed with m, x and h kept; the layers are walked in reverse
 (``layer_backward_kernel``); the two attention kernels give ∂Q, ∂K and ∂V; the gradients of Q and f
 are summed over the instances that share them before they go back through W_p, W_q and W_F; weight
-gradients are library products of what lies in the workspace, and are skipped, with that part
-of the workspace, when only tokens need gradients. There is no atomic addition anywhere.
+gradients are library products of what lies in the workspace, and are skipped where only tokens
+need gradients. There is no atomic addition anywhere.
 """
 
 from __future__ import annotations

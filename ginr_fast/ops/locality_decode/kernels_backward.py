@@ -91,18 +91,19 @@ class Backward(TokenBackward):
 
     def _recompute(
         self, table: Tensor, attended: Tensor, points: int
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """m of every level side by side, and x and h of the levels above the first."""
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
+        """m of every level side by side, and of the levels above the first h and, where its
+        weights need gradients, x."""
         call, rows = self.call, attended.shape[0]
         modulated = call.empty(rows, call.levels * call.width)
-        mixed: list[Tensor] = []
+        mixed: list[Tensor | None] = []
         hidden: list[Tensor] = []
         for level in range(call.levels):
             own = modulated[:, level * call.width : (level + 1) * call.width]
-            below = None
+            below = x = None
             if level > 0:
                 below = hidden[-1] if hidden else modulated[:, : call.width]
-                mixed.append(call.empty(rows, call.width))
+                x = call.empty(rows, call.width)
             layer(
                 attended,
                 call.modulation[level],
@@ -111,26 +112,28 @@ class Backward(TokenBackward):
                 activation=call.activation,
                 feature=call.feature(table, level),
                 residual=below,
-                saved=own if level > 0 else None,
-                y=mixed[-1] if level > 0 else own,
+                saved=None if x is None else own,
+                y=own if x is None else x,
             )
-            if level > 0:
-                hidden.append(call.empty(rows, call.width))
-                layer(
-                    mixed[-1],
-                    call.hidden[level - 1],
-                    call.hidden_bias[level - 1],
-                    points,
-                    activation="relu",
-                    y=hidden[-1],
-                )
+            if x is None:
+                continue
+            mixed.append(x if "hidden_weight" in self.sums else None)
+            hidden.append(call.empty(rows, call.width))
+            layer(
+                x,
+                call.hidden[level - 1],
+                call.hidden_bias[level - 1],
+                points,
+                activation="relu",
+                y=hidden[-1],
+            )
         return modulated, mixed, hidden
 
     def _layers(
         self,
         grad: Tensor,
         modulated: Tensor,
-        mixed: list[Tensor],
+        mixed: list[Tensor | None],
         hidden: list[Tensor],
         points: int,
     ) -> Tensor:
@@ -168,7 +171,9 @@ class Backward(TokenBackward):
                 b_activation=b_activation,
             )
             if level > 0:
-                self.product("hidden_weight", (level - 1,), b, mixed[level - 1])
+                x = mixed[level - 1]
+                if x is not None:
+                    self.product("hidden_weight", (level - 1,), b, x)
                 self.total("hidden_bias", (level - 1,), b)
             above = b
         return grad_modulated

@@ -103,17 +103,17 @@ def test_more_instances_than_a_span_holds():
     check("points", batch=9, count=20)
 
 
-@pytest.mark.parametrize("threshold_precision", ["highest", "high"])
-def test_the_precision_setting_reaches_the_kernels(threshold_precision):
+@pytest.mark.parametrize("setting", ["highest", "high"])
+def test_the_precision_setting_reaches_the_kernels(setting):
     from ginr_fast.ops.kernels import launch
 
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(threshold_precision)
+    torch.set_float32_matmul_precision(setting)
     try:
         found = launch.precision(torch.float32, torch.device("cpu"))
     finally:
         torch.set_float32_matmul_precision(before)
-    assert found == ("tf32x3" if threshold_precision == "highest" else "tf32")
+    assert found == ("tf32x3" if setting == "highest" else "tf32")
 
 
 def operands(projection: bool) -> tuple:
@@ -268,6 +268,24 @@ def test_what_it_cannot_serve_says_why(monkeypatch):
     assert "runs on a GPU, and the tensors are on cpu" in reason()
     monkeypatch.setattr(triton_backend, "_MISSING", "Triton is not installed")
     assert "Triton is not installed" in reason()
-    coords, keys, values, weights = operands(True)
-    folded = weights._replace(modulation_weight=None, band_weight=torch.randn(1, 5, 8))
-    assert folded.modulation_weight is None
+
+
+def test_values_that_carry_the_modulation_are_served_by_another_backend():
+    coords, keys, _, weights = operands(True)
+    weights = weights._replace(modulation_weight=None)
+    values = torch.randn(2, 2, 9, weights.levels * weights.width)
+    assert locality_decode(coords, keys, values, weights).shape == (2, 21, 3)
+    with (
+        ginr_fast.backend("triton"),
+        pytest.raises(ginr_fast.BackendError, match="the values carry the modulation weights"),
+    ):
+        locality_decode(coords, keys, values, weights)
+
+
+def test_nan_shows():
+    decoder = make_decoder(**SMALL)
+    tokens = make_tokens(2, 7, 11)
+    tokens[1, 3] = float("nan")
+    with ginr_fast.backend("triton"):
+        out = decoder(make_coords("one set", 2, 20, 2), tokens)
+    assert out[0].isfinite().all() and out[1].isnan().all()

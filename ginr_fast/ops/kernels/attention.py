@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ginr_fast.ops.kernels.heads import HeadLayout, token_block
 from ginr_fast.ops.kernels.launch import cdiv, kernel, launch, precision, tiles
+from ginr_fast.ops.kernels.layer_kernels import relu
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -166,7 +167,7 @@ def attend(
             token = start + block
             s = products(queries, k_ptr, token, stride, TOKENS, QUERY_DIM, QUERY_CHUNKS, PRECISION)
             s = masked(s, token, tokens, FULL)
-            u = tl.maximum(tl.exp2(s - lse[:, None]) - tau, 0.0)
+            u = relu(tl.exp2(s - lse[:, None]) - tau)
             norm += tl.sum(u, 1)
             v = tl.load(v_ptr + token[:, None] * VALUE_STRIDE + value_columns[None, :])
             output = tl.dot(u.to(v.dtype), v, output, input_precision=PRECISION)

@@ -31,6 +31,7 @@ from ginr_fast.ops.kernels.attention import (
 )
 from ginr_fast.ops.kernels.heads import HeadLayout, token_block
 from ginr_fast.ops.kernels.launch import cdiv, kernel, launch, precision, tiles
+from ginr_fast.ops.kernels.layer_kernels import relu
 
 
 @kernel
@@ -218,7 +219,7 @@ def token_gradient_kernel(
         if THRESHOLD:
             norm = tl.load(norm_ptr + out_rows * HEADS + head, mask=in_rows, other=0.0)
             scale = inverse_or_zero(norm)
-            w = tl.maximum(p - tau, 0.0) * scale[None, :]
+            w = relu(p - tau) * scale[None, :]
         grad = tl.load(g + out_rows[:, None] * g_stride + value_columns[None, :])
         if VALUES:
             dv = tl.dot(w.to(grad.dtype), grad, dv, input_precision=PRECISION)

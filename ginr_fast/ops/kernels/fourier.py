@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ginr_fast.ops.kernels.launch import cdiv, kernel, launch, padded, precision, tiles
+from ginr_fast.ops.kernels.layer_kernels import relu
 
 
 @triton.jit
@@ -99,7 +100,7 @@ def fourier_linear_kernel(
         )
     accumulator += tl.load(bias_ptr + columns)[None, :]
     if RELU:
-        accumulator = tl.maximum(accumulator, 0.0)
+        accumulator = relu(accumulator)
     tl.store(
         out_ptr + rows[:, None] * out_stride + columns[None, :],
         accumulator.to(out_ptr.dtype.element_ty),
@@ -179,7 +180,7 @@ def expand_grid_kernel(
             table_ptr + index[:, None] * width + columns[None, :], mask=mask, other=0.0
         ).to(tl.float32)
     if RELU:
-        total = tl.maximum(total, 0.0)
+        total = relu(total)
     tl.store(
         out_ptr + rows[:, None] * out_stride + columns[None, :],
         total.to(out_ptr.dtype.element_ty),

@@ -1,8 +1,8 @@
 """How a Triton kernel is launched, and how its tile sizes are chosen.
 
 Every launch goes through :func:`launch`, so that tools can see exactly what would run
-(:func:`recording`) without a GPU. Tile sizes come from ``tiles.json``, written by
-``benchmarks/tune_tiles.py``; nothing is tuned while a user waits.
+(:func:`recording`) without a GPU. Tile sizes come from ``tiles.json``, which
+``benchmarks/tune_tiles.py`` rewrites on a GPU; nothing is tuned while a user waits.
 """
 
 from __future__ import annotations

@@ -26,6 +26,12 @@ from ginr_fast.ops.kernels.launch import kernel
 
 
 @triton.jit
+def relu(z):
+    """max(z, 0), and NaN where z is: a plain maximum would hide it."""
+    return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _mish_parts(z):
     """eᶻ and n = eᶻ(eᶻ + 2), of which tanh(log(1 + eᶻ)) = n / (n + 2); beyond 20 that is 1."""
     e = tl.exp(tl.minimum(z, 20.0))
@@ -35,7 +41,7 @@ def _mish_parts(z):
 @triton.jit
 def activate(z, ACTIVATION: tl.constexpr):
     if ACTIVATION == "relu":
-        z = tl.maximum(z, 0.0)
+        z = relu(z)
     if ACTIVATION == "mish":
         e, n = _mish_parts(z)
         z = z * (n / (n + 2.0))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.ops import dispatch, triton_backend
 from ginr_fast.ops.checks import VALUE_DTYPES, autocasts, check_tensor
-from ginr_fast.ops.coordinates import normalised, shared_if_repeated
+from ginr_fast.ops.coordinates import normalised, shared_if_repeated, written_out
 from ginr_fast.ops.locality_decode import blocked, plan
 from ginr_fast.ops.locality_decode.reference import locality_decode_reference
 from ginr_fast.ops.locality_decode.weights import (
@@ -120,11 +120,8 @@ def _reference_on(arguments: Sequence[Any]) -> Tensor:
     """The reference formula on the op's own arguments."""
     *tensors, grid_shape, modulation_relu = arguments
     coords, keys, values, logit_bias, *parameters = tensors
-    if grid_shape:
-        axes = tuple(coords.flatten().split(list(grid_shape)))
-        coords = CoordinateGrid(axes).tensor().reshape(1, -1, len(grid_shape))
-    weights = _weights(parameters)
-    return locality_decode_reference(coords, keys, values, logit_bias, weights, modulation_relu)
+    points, weights = written_out(coords, grid_shape), _weights(parameters)
+    return locality_decode_reference(points, keys, values, logit_bias, weights, modulation_relu)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -304,9 +301,7 @@ def locality_decode(
         if dispatch.recording():
             naive = 2 * plan.naive_multiply_adds(sizes)
             dispatch.record(dispatch.Plan("locality_decode", name, (), naive, naive))
-        if grid_shape:
-            axes = tuple(coords.split(grid_shape))
-            coords = CoordinateGrid(axes).tensor().reshape(1, -1, coord_dim)
+        coords = written_out(coords, grid_shape)
         out = locality_decode_reference(coords, keys, values, None, weights, modulation_relu)
         return out.reshape(*shape, weights.out_dim)
     # The kernels take keys and values a head at a time; only W_o is folded for them.

@@ -1,11 +1,12 @@
 """Paper-size problems whose kernels are compiled ahead of time and bounded.
 
-A case runs a token decoder's forward and backward on tensors without memory, at the sizes a user's
-call has, so that what is recorded is exactly what a GPU would run.
+A case runs the forward or backward of a token decoder or of fields on tensors without memory, at
+the sizes a user's call has, so that what is recorded is exactly what a GPU would run.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -18,11 +19,16 @@ from torch import nn
 import ginr_fast
 from ginr_fast.ops.anr_decode import kernels as anr_kernels
 from ginr_fast.ops.anr_decode import op as anr_op
+from ginr_fast.ops.field_mlp import kernels as field_kernels
 from ginr_fast.ops.locality_decode import kernels as locality_kernels
 from ginr_fast.ops.locality_decode import op as locality_op
 from ginr_fast.ops.locality_decode import plan as locality_plan
 
 PARTS = ("forward", "backward", "backward of tokens")
+FIELD_GRADIENTS = {
+    "backward": ["weights"],
+    "backward with coordinates": ["weights", "coords"],
+}
 Case = Callable[[], None]
 TOKENS = ("keys", "values")
 _BUFFERS = ("frequencies", "query_frequencies", "band_frequencies")
@@ -90,6 +96,28 @@ def anr(
         _run(anr_kernels, part, arguments, keys, weights)
 
 
+def field(
+    spec: ginr_fast.FieldSpec,
+    points: int,
+    batch: int,
+    dtype: torch.dtype = torch.bfloat16,
+    part: str = "forward",
+    shared: bool = False,
+) -> None:
+    """Fields at ``points`` coordinates each, or shared; ``part``: "forward" or one of
+    ``FIELD_GRADIENTS``."""
+    if part not in ("forward", *FIELD_GRADIENTS):
+        raise ValueError(f"part: expected forward or one of {list(FIELD_GRADIENTS)}, got {part!r}")
+    coords = torch.empty(1 if shared else batch, points, spec.coord_dim, device="meta")
+    weights = torch.empty(batch, spec.parameter_count, dtype=dtype, device="meta")
+    with torch.no_grad():
+        if part == "forward":
+            field_kernels.forward(coords, weights, spec)
+        else:
+            grad = weights.new_empty(batch, points, spec.out_dim)
+            field_kernels.backward(grad, coords, weights, spec, FIELD_GRADIENTS[part])
+
+
 def _run(
     kernels: ModuleType, part: str, arguments: tuple, keys: torch.Tensor, weights: Any
 ) -> None:
@@ -115,6 +143,32 @@ def _gradients(weights: Any) -> list[str]:
 def _parts(name: str, run: Callable[..., None], parts: Sequence[str]) -> dict[str, Case]:
     return {f"{name}, {part}": functools.partial(run, part=part) for part in parts}
 
+
+# TransINR's images; its radiance fields, and those of INRCT; mNIF's larger network; SIREN.
+TRANS_INR_IMAGE = ginr_fast.FieldSpec(
+    coord_dim=2,
+    out_dim=3,
+    hidden_dim=256,
+    hidden_layers=3,
+    encoding=ginr_fast.FourierEncoding.log_spaced(64, 1024.0),
+)
+RADIANCE_FIELD = ginr_fast.FieldSpec(
+    coord_dim=3,
+    out_dim=4,
+    hidden_dim=256,
+    hidden_layers=4,
+    encoding=ginr_fast.FourierEncoding.log_spaced(20, 256.0, scale=1.0),
+)
+MNIF_LARGE = ginr_fast.FieldSpec(
+    coord_dim=2,
+    out_dim=3,
+    hidden_dim=128,
+    hidden_layers=5,
+    activation="sine",
+    out_activation="sine",
+)
+SIREN = ginr_fast.FieldSpec(2, 3, hidden_dim=256, hidden_layers=3, activation="sine")
+FIELD_PARTS = ("forward", *FIELD_GRADIENTS)
 
 CASES: dict[str, Case] = {
     **_parts(
@@ -145,6 +199,45 @@ CASES: dict[str, Case] = {
         "ANR with Mish, 128², batch 16, bf16",
         functools.partial(anr, 128 * 128, batch=16, activation="mish"),
         PARTS[1:2],
+    ),
+    **_parts(
+        "TransINR field, 178², batch 4, bf16",
+        functools.partial(field, TRANS_INR_IMAGE, 178 * 178, batch=4, shared=True),
+        FIELD_PARTS[:2],
+    ),
+    **_parts(
+        "TransINR field, 178², batch 4, float32",
+        functools.partial(
+            field, TRANS_INR_IMAGE, 178 * 178, batch=4, shared=True, dtype=torch.float32
+        ),
+        FIELD_PARTS[:2],
+    ),
+    **_parts(
+        "radiance field of TransINR and INRCT, 128 × 128 samples, batch 4, bf16",
+        functools.partial(field, RADIANCE_FIELD, 128 * 128, batch=4),
+        FIELD_PARTS[::2],
+    ),
+    **_parts(
+        "field of width 512, 128², batch 4, bf16",
+        functools.partial(
+            field, dataclasses.replace(TRANS_INR_IMAGE, hidden_dim=512), 128 * 128, 4
+        ),
+        FIELD_PARTS[1:2],
+    ),
+    **_parts(
+        "SIREN of width 256, 178², batch 4, fp16",
+        functools.partial(field, SIREN, 178 * 178, 4, torch.float16, shared=True),
+        FIELD_PARTS[1:2],
+    ),
+    **_parts(
+        "mNIF (L), 64², batch 32, fp16",
+        functools.partial(field, MNIF_LARGE, 64 * 64, 32, torch.float16, shared=True),
+        FIELD_PARTS[:2],
+    ),
+    **_parts(
+        "mNIF (L), 64², batch 32, float32",
+        functools.partial(field, MNIF_LARGE, 64 * 64, 32, torch.float32),
+        FIELD_PARTS[2:],
     ),
 }
 """What is compiled, by name. The name is part of the stored tables."""

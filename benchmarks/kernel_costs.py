@@ -1,4 +1,4 @@
-"""What each kernel of the token decoders asks of a chip, counted from its launch, and the roofline.
+"""What each Triton kernel asks of a chip, counted from its launch, and the roofline.
 
 A cost function reads the grid and the constants of a launch. It counts work as executed (padded
 rows included) and bytes as each program moves them between the chip and the L2 cache, so that
@@ -50,6 +50,7 @@ FLOORS = 2  # of a phase; rounding to an integer runs on the special-function un
 LOGIT = 7  # mask, scale, maximum, difference, sum, rounding
 GRADIENT = 5  # of a logit: difference, product, threshold, mask, rounding
 EPILOGUE = 3  # bias, activation, rounding
+SINE = 18  # of a field: phase, reduction in three parts, range, polynomial, sign
 
 
 def roofline(cost: Cost, chip: Cost = H200) -> tuple[float, str]:
@@ -239,6 +240,108 @@ def _expand_grid(launch: Launch) -> Cost:
     return _times(total, n)
 
 
+def _field_input(c: Any, size: int, columns: int) -> Cost:
+    """What the first layer of a field reads and multiplies for a tile of ``columns`` columns."""
+    rows, phases = c["ROWS"], c["PHASES"]
+    tile = rows * columns
+    if c["INPUT"] == "coordinates":
+        return Cost(l2=4 * c["COORDS"] * (rows + columns), float32=c["COORDS"] * tile)
+    return Cost(
+        tensor=4 * tile * phases,
+        l2=2 * size * columns * phases + 4 * rows * c["COORDS"] + 12 * phases,
+        float32=PHASE * rows * phases,
+        special=FLOORS * rows * phases,
+    )
+
+
+def _field_epilogue(c: Any, size: int, columns: int) -> Cost:
+    """Bias, activation and what is stored of a tile of one layer of a field."""
+    tile = c["ROWS"] * columns
+    sines = (c["ACTIVATION"] == "sine") * (1 + c["SAVE"])
+    return Cost(
+        l2=size * tile * (c["STORE"] + c["SAVE"]) + 4 * columns,
+        float32=(EPILOGUE + SINE * sines) * tile,
+    )
+
+
+def _field_head(launch: Launch, size: int, columns: int, sums: bool) -> Cost:
+    """The last layer of a field for a tile, as a product or as sums over the row."""
+    c = launch.constants
+    if c["HEAD"] == "none":
+        return Cost()
+    channels, tile = c["OUT"] if sums else c["OUT_PADDED"], c["ROWS"] * columns
+    moved = size * channels * columns + _size(launch, "out_ptr") * c["ROWS"] * c["OUT"]
+    work = Cost(float32=channels * tile) if sums else Cost(tensor=2 * tile * channels)
+    return work + Cost(l2=moved)
+
+
+def _field_tiles(launch: Launch) -> int:
+    """Tiles of rows, column chunks and instances of a field's layer."""
+    c = launch.constants
+    rows = math.ceil(launch.arguments["count"] / c["ROWS"])
+    return rows * math.prod(launch.grid[1:]) * c.get("CHUNKS", 1)
+
+
+def _field_layer(launch: Launch) -> Cost:
+    """The forward of a field's layer; a resident W is read once a program."""
+    c, tiles = launch.constants, _field_tiles(launch)
+    size = max(_size(launch, name) for name in ("y_ptr", "head_ptr"))
+    columns = c["COLUMNS"]
+    total = _field_epilogue(c, size, columns) + _field_head(launch, size, columns, c["RESIDENT"])
+    if c["INPUT"] != "layer":
+        return _times(total + _field_input(c, size, columns), tiles)
+    total += Cost(tensor=2 * c["ROWS"] * columns * c["INNER"], l2=size * c["ROWS"] * c["INNER"])
+    weights = Cost(l2=size * columns * c["INNER"])
+    return _times(total, tiles) + _times(weights, _programs(launch) if c["RESIDENT"] else tiles)
+
+
+def _field_backward(launch: Launch) -> Cost:
+    c, tiles = launch.constants, _field_tiles(launch)
+    size, rows, tile = _size(launch, "out_ptr"), c["ROWS"], c["ROWS"] * c["COLUMNS"]
+    total = Cost(l2=size * tile * (1 + (c["ACTIVATION"] != "none")), float32=EPILOGUE * tile)
+    if c["HEAD"]:
+        narrow = Cost(l2=c["OUT"] * (4 * rows + size * c["COLUMNS"]), float32=c["OUT"] * tile)
+        return _times(total + narrow, tiles)
+    total += Cost(tensor=2 * tile * c["INNER"], l2=size * rows * c["INNER"])
+    weights = Cost(l2=size * c["COLUMNS"] * c["INNER"])
+    return _times(total, tiles) + _times(weights, _programs(launch) if c["RESIDENT"] else tiles)
+
+
+def _field_chain(launch: Launch) -> Cost:
+    """A whole field: every weight is read once a program."""
+    c, steps = launch.constants, launch.arguments["steps"]
+    size, width = _size(launch, "w_ptr"), c["WIDTH"]
+    total = _field_input(c, size, width) + _field_head(launch, size, width, False)
+    total += _times(_field_epilogue(c, size, width), steps + 1)
+    layer = Cost(tensor=2 * c["ROWS"] * width**2, l2=size * width**2)
+    return _times(total + _times(layer, steps), _programs(launch))
+
+
+def _field_chain_backward(launch: Launch) -> Cost:
+    c, steps = launch.constants, launch.arguments["steps"]
+    size, width, tile = _size(launch, "out_ptr"), c["WIDTH"], c["ROWS"] * c["WIDTH"]
+    saved = c["ACTIVATION"] != "none"
+    each = Cost(l2=size * tile * (1 + saved), float32=EPILOGUE * tile)
+    layer = Cost(tensor=2 * tile * width, l2=size * width**2)
+    head = Cost(l2=c["OUT"] * (4 * c["ROWS"] + size * width), float32=c["OUT"] * tile)
+    total = _times(each, steps + 1) + _times(layer, steps) + head
+    return _times(total, _programs(launch))
+
+
+def _field_coords(launch: Launch) -> Cost:
+    c, n = launch.constants, _programs(launch)
+    size, rows, phases = _size(launch, "g_ptr"), c["ROWS"], c["PHASES"]
+    total = Cost(
+        tensor=4 * rows * phases * c["WIDTH"],
+        l2=size * c["WIDTH"] * (rows * phases // c["INNER"] + 2 * phases)
+        + 8 * rows * c["COORDS"]
+        + 12 * phases,
+        float32=(PHASE + 4 + 2 * c["COORDS"]) * rows * phases,
+        special=FLOORS * rows * phases,
+    )
+    return _times(total, n)
+
+
 def _times(cost: Cost, count: int) -> Cost:
     return Cost(*(count * value for value in astuple(cost)))
 
@@ -252,5 +355,10 @@ COSTS: dict[str, Callable[[Launch], Cost]] = {
     "fourier_linear_kernel": _fourier_linear,
     "fourier_kernel": _fourier,
     "expand_grid_kernel": _expand_grid,
+    "field_layer_kernel": _field_layer,
+    "field_backward_kernel": _field_backward,
+    "field_chain_kernel": _field_chain,
+    "field_chain_backward_kernel": _field_chain_backward,
+    "field_coords_kernel": _field_coords,
 }
 """The cost of a launch, by the name of its kernel."""

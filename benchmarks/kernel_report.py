@@ -1,4 +1,4 @@
-"""What every Triton kernel of the token decoders compiles to, at paper sizes, without a GPU.
+"""What every Triton kernel compiles to, at paper sizes, without a GPU.
 
     python benchmarks/kernel_report.py --write    compile, store the table, write docs/kernels.md
     python benchmarks/kernel_report.py --check    compile, compare with the stored table
@@ -206,7 +206,8 @@ def table_path(version: str) -> Path:
 
 def stored_tables() -> dict[str, Row]:
     """Every stored table by its Triton version, oldest first."""
-    paths = sorted(TABLES.glob("*.json"), key=lambda path: [int(n) for n in path.stem.split(".")])
+    found = TABLES.glob("[0-9]*.json")  # beside them lies the table of the CUDA kernels
+    paths = sorted(found, key=lambda path: [int(n) for n in path.stem.split(".")])
     return {path.stem: json.loads(path.read_text()) for path in paths}
 
 

@@ -12,6 +12,7 @@ same results with it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -24,6 +25,8 @@ import torch
 import tyro
 
 import ginr_fast
+from ginr_fast.fields import ParameterSlot
+from ginr_fast.ops.field_mlp import kernels as field_kernels
 from ginr_fast.ops.kernels import launch
 
 Tiles = dict[str, int]
@@ -41,6 +44,12 @@ _RESIDENT: Axes = {
     "programs": (108, 132, 148, 216, 264, 296),
 }
 _LAYER: Axes = {"rows": (32, 64, 128, 256), "columns": (64, 128, 256), "step": (32, 64, 128)}
+_FIELD_INPUT: Axes = {
+    "rows": (32, 64, 128, 256),
+    "columns": (32, 64, 128, 256),
+    "step": (16, 32, 64),
+}
+_CHAIN: Axes = {"rows": (32, 64, 128), "step": (16, 32, 64)}
 AXES: dict[str, Axes] = {
     "fourier_linear": {
         "rows": (32, 64, 128, 256),
@@ -61,6 +70,21 @@ AXES: dict[str, Axes] = {
     },
     "query_gradient": _ATTENTION,
     "token_gradient": {**_ATTENTION, "programs": (132, 264, 528, 1056)},
+    "field_input": _FIELD_INPUT,
+    "field_encoded": _FIELD_INPUT,
+    "field_layer": _LAYER,
+    "field_backward": _LAYER,
+    "resident_field_layer": _RESIDENT,
+    "resident_field_backward": _RESIDENT,
+    "field_head_backward": {"rows": (16, 32, 64, 128), "columns": (64, 128, 256)},
+    "field_coords": {"rows": (32, 64, 128), "step": (32, 64, 128), "inner": (16, 32, 64)},
+    "field_chain": _CHAIN,
+    "field_chain_saved": _CHAIN,
+    "field_chain_backward": {"rows": (32, 64, 128)},
+    "field_span": {  # KiB
+        "forward": (32768, 65536, 131072, 262144, 524288),
+        "backward": (65536, 131072, 262144, 524288, 1048576),
+    },
     "span": {
         "forward": (12672, 16896, 25344, 33792, 50688, 67584),
         "backward": (4224, 8448, 12672, 16896, 25344, 33792),
@@ -77,8 +101,14 @@ FORWARD = (
     "resident_layer",
     "attention",
     "resident_attention",
+    "field_encoded",
+    "field_layer",
+    "resident_field_layer",
+    "field_chain",
 )
 """Kinds that a forward runs; the others need a backward."""
+WITH_SLOPES = ("field_input", "field_chain_saved", "field_chain_backward")
+"""Kinds that a network of sines runs, or for which it is the heavier case."""
 GAIN = 0.02
 """An entry is replaced only by one this much faster: less is noise."""
 TOLERANCE = {16: 2e-2, 32: 2e-3}
@@ -238,7 +268,8 @@ def _told(tiles: Tiles, time: float | None) -> str:
 
 
 def sizes(kind: str, widest: int) -> dict[str, Any]:
-    """Sizes of a LA-GINR decoder whose ``kind`` kernels fall into a width class."""
+    """Sizes of a LA-GINR decoder, or the width of a field, whose ``kind`` kernels fall into a
+    width class."""
     if kind in HEAD_KINDS:
         width = min(widest, 512)
         return {"heads": max(1, 256 // width), "head_dim": width, "hidden_dim": 256}
@@ -246,8 +277,39 @@ def sizes(kind: str, widest: int) -> dict[str, Any]:
     return {"heads": max(1, width // 128), "head_dim": min(width, 128), "hidden_dim": width}
 
 
+def field_problem(
+    kind: str, hidden_dim: int, dtype: torch.dtype, batch: int, points: int
+) -> Callable[[], list[torch.Tensor]]:
+    """Runs ``kind``'s part of the Triton backend on fields with TransINR's encoding."""
+    spec = ginr_fast.FieldSpec(
+        coord_dim=2,
+        out_dim=3,
+        hidden_dim=hidden_dim,
+        hidden_layers=3,
+        activation="sine" if kind in WITH_SLOPES else "relu",
+        encoding=ginr_fast.FourierEncoding.log_spaced(64, 1024.0),
+    )
+    w0 = spec.w0 if kind in WITH_SLOPES else 1.0
+    weights = torch.cat([_scaled(slot, batch, w0) for slot in spec.slots], dim=1).to("cuda", dtype)
+    coords = torch.rand(batch, points, 2, device="cuda") * 2 - 1
+    grad = torch.randn(batch, points, 3, device="cuda").to(dtype)
+
+    def run() -> list[torch.Tensor]:
+        if kind in FORWARD:
+            return [field_kernels.forward(coords, weights, spec)]
+        needed = ["weights", "coords"] if kind == "field_coords" else ["weights"]
+        return list(field_kernels.backward(grad, coords, weights, spec, needed).values())
+
+    return run
+
+
+def _scaled(slot: ParameterSlot, batch: int, w0: float) -> torch.Tensor:
+    """Random parameters, (batch, size), that keep the size of what passes through a layer."""
+    return torch.randn(batch, slot.size) * math.sqrt(2 / slot.shape[-1]) / w0
+
+
 class DeviceTimer:
-    """Times a decoder on the current GPU, and refuses tiles that change its results."""
+    """Times an operator on the current GPU, and refuses tiles that change its results."""
 
     def __init__(self, batch: int, side: int):
         self.batch, self.side = batch, side
@@ -256,6 +318,11 @@ class DeviceTimer:
     def _prepare(self, kind: str, bits: int, widest: int) -> None:
         dtype = torch.bfloat16 if bits == 16 else torch.float32
         torch.manual_seed(0)
+        if "field" in kind:
+            width = sizes(kind, widest)["hidden_dim"]
+            self.run = field_problem(kind, width, dtype, self.batch, self.side**2)
+            self.problem, self.expected = (kind, bits, widest), self.run()
+            return
         decoder = ginr_fast.LocalityAwareDecoder(**sizes(kind, widest)).to("cuda", dtype)
         grid = ginr_fast.grid(self.side, self.side, device="cuda")
         # Scattered points: a grid's features come from tables instead.
@@ -285,7 +352,7 @@ class DeviceTimer:
             self._prepare(kind, bits, widest)
         # Where operands can stay resident, the kind that is timed would not run.
         without: dict[str, Tiles] = {}
-        if kind in ("layer", "layer_backward", "attention"):
+        if f"resident_{kind}" in AXES:
             without = {f"resident_{kind}": {}}
         with launch.overridden(**without, **{kind: tiles}):
             try:

@@ -67,7 +67,18 @@ set(CMAKE_CUDA_ARCHITECTURES ${GINR_FAST_CUDA_ARCHS})
 enable_language(CUDA)
 message(STATUS "CUDA: ${GINR_NVCC} ${CMAKE_CUDA_COMPILER_VERSION} for ${GINR_FAST_CUDA_ARCHS}")
 
-target_sources(_C PRIVATE csrc/mixture_average/cuda.cu)
+target_sources(_C PRIVATE
+  csrc/field_mlp/cuda.cu
+  csrc/field_mlp/cuda_bfloat16.cu
+  csrc/field_mlp/cuda_bindings.cpp
+  csrc/field_mlp/cuda_float16.cu
+  csrc/field_mlp/cuda_float32.cu
+  csrc/mixture_average/cuda.cu
+  csrc/volume_render/cuda.cu
+  csrc/volume_render/cuda_bfloat16.cu
+  csrc/volume_render/cuda_bindings.cpp
+  csrc/volume_render/cuda_float16.cu
+  csrc/volume_render/cuda_float32.cu)
 set_target_properties(_C PROPERTIES
   CUDA_ARCHITECTURES "${GINR_FAST_CUDA_ARCHS}"
   CUDA_RUNTIME_LIBRARY Static

@@ -5,7 +5,9 @@
 #include <string>
 
 #include "common/cpu_path.h"
+#include "field_mlp/bindings.h"
 #include "mixture_average/bindings.h"
+#include "volume_render/bindings.h"
 
 namespace py = pybind11;
 
@@ -43,5 +45,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("build_info", &ginr::build_info);
   module.def("cpu_path", [] { return std::string(ginr::name(ginr::cpu_path())); });
   module.def("force_cpu_path", &ginr::force_cpu_path);
+  ginr::field_mlp::bind(module);
   ginr::mixture_average::bind(module);
+  ginr::volume_render::bind(module);
 }

@@ -2,15 +2,22 @@
 
 from ginr_fast.coords import CoordinateGrid, grid
 from ginr_fast.decoders.anr import AnrDecoder
+from ginr_fast.decoders.field import FieldDecoder
 from ginr_fast.decoders.locality_aware import LocalityAwareDecoder
 from ginr_fast.decoders.streaming import decode_to_file, stream
 from ginr_fast.fields import FieldSpec, FourierEncoding
 from ginr_fast.ops.anr_decode.op import anr_decode
 from ginr_fast.ops.anr_decode.weights import AnrWeights
 from ginr_fast.ops.dispatch import BackendError, backend, explain
+from ginr_fast.ops.field_mlp.op import field_mlp
 from ginr_fast.ops.locality_decode.op import locality_decode
 from ginr_fast.ops.locality_decode.weights import LocalityWeights
 from ginr_fast.ops.mixture_average.op import mixture_average
+from ginr_fast.ops.volume_render.composite import composite
+from ginr_fast.ops.volume_render.convention import RenderConvention, RenderedRays
+from ginr_fast.ops.volume_render.occupancy import OccupancyGrid
+from ginr_fast.ops.volume_render.op import volume_render
+from ginr_fast.rays import camera_rays, look_at, orbit_poses, plucker
 
 __version__ = "0.1.0"
 
@@ -19,16 +26,27 @@ __all__ = [
     "AnrWeights",
     "BackendError",
     "CoordinateGrid",
+    "FieldDecoder",
     "FieldSpec",
     "FourierEncoding",
     "LocalityAwareDecoder",
     "LocalityWeights",
+    "OccupancyGrid",
+    "RenderConvention",
+    "RenderedRays",
     "anr_decode",
     "backend",
+    "camera_rays",
+    "composite",
     "decode_to_file",
     "explain",
+    "field_mlp",
     "grid",
     "locality_decode",
+    "look_at",
     "mixture_average",
+    "orbit_poses",
+    "plucker",
     "stream",
+    "volume_render",
 ]

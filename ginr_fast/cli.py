@@ -17,11 +17,15 @@ COMMANDS = {
     "train": "train a model by a recipe, or resume its training",
     "eval": "PSNR and SSIM of a trained model on held-out images",
     "reconstruct": "encode an image of any size and decode it at any scale",
+    "render": "draw instances of a trained mNIF: orbits, images, meshes",
+    "interpolate": "draw what lies between four instances of a trained mNIF",
+    "analyse": "how alike the bases of an mNIF are, or what it costs",
+    "make-data": "make a small data set: ray-traced cars, voxel shapes",
     "demo": "train a tiny model on photographs, show it, and time the decoder",
     "bench": "print and draw the results of the benchmarks",
     "info": "versions, devices, the compiled extension and the backends",
 }
-_MODULES = {"eval": "evaluate"}
+_MODULES = {"eval": "evaluate", "make-data": "make_data"}
 # By name, so that torch need not be imported to print the usage.
 _USER_ERRORS = ("BackendError", "OutOfMemoryError")
 DEBUG_VARIABLE = "GINR_FAST_DEBUG"

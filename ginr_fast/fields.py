@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +15,10 @@ import torch
 from ginr_fast.ops.checks import check_tensor
 
 Activation = Literal["relu", "sine", "none"]
+
+_FLOAT32_MAX = 3.4e38
+VIEW_COMPONENTS = 3
+"""Components of a viewing direction."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,10 @@ class FieldSpec:
         bias: whether layers have a bias.
         out_activation: the same choices, after the last layer.
         encoding: Fourier features in front of the first layer; None feeds it the coordinate.
+        view_dim: width of a branch for the viewing direction d, 0 for none (NeRF; TransINR has
+            W/2). The value is then (colour, density): four layers take the place of the last one,
+            in this order: the view ``v = activation(W d/‖d‖ + b)``, the density ``W h + b``, the
+            colour's hidden layer ``activation(W [h, v] + b)`` of width W, and the colour.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range, by name.
@@ -113,14 +124,20 @@ class FieldSpec:
     bias: bool = True
     out_activation: Activation = "none"
     encoding: FourierEncoding | None = None
+    view_dim: int = 0
 
     _slots: tuple[ParameterSlot, ...] = field(init=False, repr=False, compare=False)
     _parameter_count: int = field(init=False, repr=False, compare=False)
+    # Made at once: torch.compile cannot trace a property that is cached under a lock.
+    _key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for argument in ("coord_dim", "out_dim", "hidden_dim"):
             _check_size(argument, getattr(self, argument), 1)
         _check_size("hidden_layers", self.hidden_layers, 0)
+        _check_size("view_dim", self.view_dim, 0)
+        if self.view_dim and self.out_dim < 2:
+            raise ValueError(f"out_dim: expected a colour and a density, got {self.out_dim}")
         for argument in ("activation", "out_activation"):
             if getattr(self, argument) not in get_args(Activation):
                 choices = ", ".join(get_args(Activation))
@@ -142,11 +159,12 @@ class FieldSpec:
                 offset += rows
         object.__setattr__(self, "_slots", tuple(slots))
         object.__setattr__(self, "_parameter_count", offset)
+        object.__setattr__(self, "_key", self._as_key())
 
     @property
     def layers(self) -> int:
-        """The number of layers, ``hidden_layers + 2``."""
-        return self.hidden_layers + 2
+        """The number of layers: ``hidden_layers + 2``, and three more with a view branch."""
+        return self.hidden_layers + (5 if self.view_dim else 2)
 
     @property
     def input_dim(self) -> int:
@@ -158,8 +176,12 @@ class FieldSpec:
     @property
     def layer_shapes(self) -> tuple[tuple[int, int], ...]:
         """``(out, in)`` of every layer's weight."""
-        hidden = ((self.hidden_dim, self.hidden_dim),) * self.hidden_layers
-        return ((self.hidden_dim, self.input_dim), *hidden, (self.out_dim, self.hidden_dim))
+        width = self.hidden_dim
+        trunk = ((width, self.input_dim), *((width, width),) * self.hidden_layers)
+        if not self.view_dim:
+            return (*trunk, (self.out_dim, width))
+        branch = ((self.view_dim, VIEW_COMPONENTS), (1, width), (width, width + self.view_dim))
+        return (*trunk, *branch, (self.out_dim - 1, width))
 
     @property
     def slots(self) -> tuple[ParameterSlot, ...]:
@@ -170,6 +192,26 @@ class FieldSpec:
     def parameter_count(self) -> int:
         """P, the length of a packed row."""
         return self._parameter_count
+
+    @property
+    def key(self) -> str:
+        """The spec as a string, from which :meth:`from_key` makes it again."""
+        return self._key
+
+    def _as_key(self) -> str:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+        if self.encoding is not None:
+            values["encoding"] = list(self.encoding.frequencies)
+        return json.dumps(values)
+
+    @staticmethod
+    @functools.lru_cache(maxsize=256)
+    def from_key(key: str) -> FieldSpec:
+        """The spec that has this :attr:`key`."""
+        values = json.loads(key)
+        if values["encoding"] is not None:
+            values["encoding"] = FourierEncoding(tuple(values["encoding"]))
+        return FieldSpec(**values)
 
     def pack(self, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
         """Pack the parameters of B fields.
@@ -230,7 +272,7 @@ def _check_size(argument: str, value: object, least: int) -> None:
 def _check_positive(argument: str, value: object) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{argument}: expected a number, got {value!r}")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value <= _FLOAT32_MAX:
         raise ValueError(f"{argument}: expected a positive number, got {value}")
 
 

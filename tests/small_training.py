@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,8 +10,16 @@ from safetensors.torch import load_file
 
 from ginr_fast.data import ViewConfig
 from ginr_fast.systems.la_ginr import LaGinrConfig
+from ginr_fast.systems.mnif import MnifConfig
+from ginr_fast.systems.mnif_adaptation import CaviaConfig
 from ginr_fast.training.loop import RunOptions
-from ginr_fast.training.recipes import LaGinrRecipe
+from ginr_fast.training.recipes import (
+    LaGinrRecipe,
+    MnifImagesRecipe,
+    MnifRecipe,
+    MnifScenesRecipe,
+    MnifVoxelsRecipe,
+)
 
 MODEL = LaGinrConfig(
     image_size=16,
@@ -39,6 +48,48 @@ RECIPE = LaGinrRecipe(
     schedule="cosine",
     gradient_clip=1.0,
 )
+MNIF_MODEL = MnifConfig(hidden_layers=1, hidden_dim=16, mixtures=6, latent_dim=8, w0=10.0)
+MNIF: dict[str, MnifRecipe] = {
+    "images": MnifImagesRecipe(
+        model=MNIF_MODEL,
+        cavia=CaviaConfig(inner_learning_rate=0.1),
+        image_size=16,
+        coordinates=100,
+        views=ViewConfig(kind="crops", flip=True, held_out_views=6),
+        training_views=10,
+        steps=6,
+        batch_size=4,
+        learning_rate=1e-3,
+        gradient_clip=1.0,
+    ),
+    "voxels": MnifVoxelsRecipe(
+        model=replace(MNIF_MODEL, modality="voxels"),
+        cavia=CaviaConfig(inner_learning_rate=0.1),
+        made_shapes=6,
+        made_held_out=3,
+        made_points=512,
+        points=128,
+        steps=6,
+        batch_size=4,
+        learning_rate=1e-3,
+        gradient_clip=1.0,
+    ),
+    "scenes": MnifScenesRecipe(
+        model=replace(MNIF_MODEL, modality="scene", samples=8),
+        latent_std=0.1,
+        image_size=12,
+        made_scenes=4,
+        made_views=6,
+        made_held_out=2,
+        novel_views=6,
+        views=4,
+        rays=16,
+        jitter=True,
+        steps=6,
+        batch_size=4,
+        learning_rate=1e-3,
+    ),
+}
 QUIET = RunOptions(
     accelerator="cpu", checkpoint_every=2, evaluate_every=3, progress=False, tensorboard=False
 )

@@ -169,3 +169,38 @@ def test_workers_survive_a_fork():
         """
     )
     assert result.stdout.strip() == "child 0", result.stderr
+
+
+@pytest.mark.skipif(
+    "sanitized_extension" not in sys.modules, reason="needs an extension built with sanitizers"
+)
+@pytest.mark.parametrize("target", ["a tensor's end", "what was freed"])
+def test_sanitizers_see_what_kernels_may_not_touch(target):
+    """That `make sanitize` would find what it looks for."""
+    result = run_python(
+        f"""
+        import sanitized_extension, torch
+        from ginr_fast import _C
+        x = torch.zeros(64)
+        address, count = x.data_ptr(), 64
+        if {target!r} == "what was freed":
+            del x
+        else:
+            count += 1
+        _C.vector_exponential(address, count, address)
+        """
+    )
+    assert result.returncode != 0
+    assert "AddressSanitizer" in result.stderr
+
+
+@pytest.mark.skipif(COMPILER is None or shutil.which("cmake") is None, reason="needs CMake")
+def test_unknown_sanitizers_are_refused(tmp_path):
+    command = [shutil.which("cmake") or "cmake", "-P", str(tmp_path / "script.cmake")]
+    (tmp_path / "script.cmake").write_text(
+        f"set(CMAKE_CXX_COMPILER_ID MSVC)\nset(GINR_FAST_SANITIZE address)\n"
+        f'include("{ROOT / "cmake/sanitize.cmake"}")\n'
+    )
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode != 0
+    assert "GINR_FAST_SANITIZE: needs GCC or Clang, got MSVC" in result.stderr

@@ -114,7 +114,7 @@ def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="truncated or corrupt weights"):
         load_model(tmp_path / "cut.safetensors")
     save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(CheckpointError, match="holds no la-ginr"):
+    with pytest.raises(CheckpointError, match="holds no model exported by ginr_fast"):
         load_model(tmp_path / "foreign.safetensors")
 
 

@@ -55,6 +55,38 @@ def test_equal_specs_are_one_dictionary_key():
 
 
 @pytest.mark.parametrize("bias", [True, False])
+def test_view_branch(bias):
+    """View, density, the colour's hidden layer, colour, in the place of the last layer."""
+    spec = FieldSpec(**{**SPEC, "coord_dim": 3, "out_dim": 4}, view_dim=5, bias=bias)
+    assert spec.layers == 3 + 4
+    assert spec.layer_shapes == ((8, 3), (8, 8), (8, 8), (5, 3), (1, 8), (8, 13), (3, 8))
+    assert spec.parameter_count == sum(r * (c + bias) for r, c in spec.layer_shapes)
+    assert sum(slot.size for slot in spec.slots) == spec.parameter_count
+    packed = torch.randn(2, spec.parameter_count)
+    flat = [part for pair in spec.unpack(packed) for part in pair if part is not None]
+    assert torch.equal(spec.pack(flat), packed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"activation": "sine", "w0": 1 / 3, "out_activation": "sine", "bias": False},
+        {"encoding": FourierEncoding.log_spaced(5, 1024)},
+        {"out_dim": 4, "view_dim": 6},
+    ],
+    ids=str,
+)
+def test_a_spec_survives_its_key(changes):
+    spec = FieldSpec(**{**SPEC, **changes})
+    again = FieldSpec.from_key(spec.key)
+    assert again == spec and again.key == spec.key
+    assert again.slots == spec.slots
+    other = FieldSpec(**{**SPEC, **changes, "hidden_dim": 9})
+    assert other.key != spec.key
+
+
+@pytest.mark.parametrize("bias", [True, False])
 def test_pack_and_unpack_are_inverse(bias):
     spec = FieldSpec(**SPEC, bias=bias)
     parameters = [torch.randn(5, *slot.shape) for slot in spec.slots]
@@ -98,6 +130,10 @@ def test_unpack_of_a_row_slice_and_gradients():
         ({"w0": "30"}, TypeError, "w0: expected a number, got '30'"),
         ({"bias": 1}, TypeError, "bias: expected True or False, got 1"),
         ({"encoding": (1.0,)}, TypeError, "encoding: expected a FourierEncoding or None"),
+        ({"view_dim": -1}, ValueError, "view_dim: expected at least 0, got -1"),
+        ({"view_dim": 2.0}, TypeError, "view_dim: expected an integer, got 2.0"),
+        ({"view_dim": True}, TypeError, "view_dim: expected an integer, got True"),
+        ({"view_dim": 4, "out_dim": 1}, ValueError, "out_dim: expected a colour and a density"),
     ],
 )
 def test_bad_specs_are_named(change, error, message):

@@ -19,16 +19,11 @@ from ginr_fast.systems.la_ginr import LaGinr, LaGinrConfig
 from ginr_fast.training import checkpoints
 from ginr_fast.training.checkpoints import CheckpointError, load_model, load_run
 from ginr_fast.training.images import sheet, to_pixels
-from ginr_fast.training.loop import (
-    RunOptions,
-    choose_coordinates,
-    choose_offsets,
-    interpolated,
-    train,
-)
+from ginr_fast.training.loop import RunOptions, train
 from ginr_fast.training.losses import psnr_of, reconstruction_loss
 from ginr_fast.training.metrics import ScoreSum, score_views
 from ginr_fast.training.recipes import RECIPES, as_plain, differences, recipe
+from ginr_fast.training.tasks.la_ginr import choose_coordinates, choose_offsets, interpolated
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +105,7 @@ def test_loss_and_psnr() -> None:
     loss = reconstruction_loss(values, torch.full((2, 5, 3), 0.6))
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(0.01)
     assert psnr_of(0.01) == pytest.approx(20) and psnr_of(0.0) == math.inf
+    assert math.isnan(psnr_of(math.nan))
 
 
 def test_psnr_is_averaged_over_images_whatever_the_batches() -> None:
@@ -302,8 +298,22 @@ def test_another_recipe_or_other_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="learning_rate: 0.001 against 0.002; model.latents"):
         train(other, photos(), tmp_path, QUIET)
     fewer = dataclasses.replace(photos(), train=photos().train[1:])
-    with pytest.raises(CheckpointError, match="was trained on other images"):
+    with pytest.raises(CheckpointError, match="was trained on other data"):
         train(RECIPE, fewer, tmp_path, QUIET)
+
+
+def test_a_run_that_diverges_ends_and_keeps_its_checkpoints(tmp_path: Path) -> None:
+    train(replace(RECIPE, steps=4), photos(), tmp_path, QUIET)
+    before = checkpoints.checkpoints_in(tmp_path / "checkpoints")
+    for path in before:  # the same run, going on at a rate that nothing survives
+        state = checkpoints.load_checkpoint(path)
+        state.recipe.update(learning_rate=1e30, steps=9)
+        checkpoints.save_checkpoint(state, tmp_path / "checkpoints")
+    content = [path.read_bytes() for path in before]
+    with pytest.raises(ValueError, match=r"loss: nan after step 6; the run diverged"):
+        train(replace(RECIPE, learning_rate=1e30, steps=9), photos(), tmp_path, QUIET)
+    assert checkpoints.checkpoints_in(tmp_path / "checkpoints") == before
+    assert [path.read_bytes() for path in before] == content
 
 
 def test_options_are_checked(tmp_path: Path) -> None:

@@ -20,6 +20,18 @@ SMALL_TILES = {
     "resident_layer_backward": {},
     "resident_attention": {},
     "span": {"forward": 64, "backward": 48, "least": 16},
+    "field_input": {"rows": 32, "columns": 64, "step": 16},
+    "field_encoded": {"rows": 32, "columns": 128, "step": 16},
+    "field_layer": {"rows": 32, "columns": 64, "step": 64},
+    "field_backward": {"rows": 32, "columns": 64, "step": 64},
+    "field_head_backward": {"rows": 16, "columns": 128},
+    "field_coords": {"rows": 16, "step": 32, "inner": 16},
+    "resident_field_layer": {},
+    "resident_field_backward": {},
+    "field_chain": {},
+    "field_chain_saved": {},
+    "field_chain_backward": {},
+    "field_span": {"forward": 24, "backward": 80, "least": 16},
 }
 
 
@@ -28,6 +40,13 @@ RESIDENT_TILES = {
     "resident_layer": {**_HELD, "columns": 64, "channels": 8},
     "resident_layer_backward": {**_HELD, "columns": 64, "channels": 8},
     "resident_attention": {**_HELD, "tokens": 16, "programs": 12},
+    "resident_field_layer": {**_HELD, "columns": 128, "channels": 8},
+    "resident_field_backward": {**_HELD, "columns": 64, "channels": 8},
+}
+CHAIN_TILES = {
+    "field_chain": {"rows": 16, "step": 16},
+    "field_chain_saved": {"rows": 16, "step": 16},
+    "field_chain_backward": {"rows": 16},
 }
 
 

@@ -59,6 +59,14 @@ CpuPath cpu_path() {
   return static_cast<CpuPath>(path);
 }
 
+bool bf16_products() {
+#if defined(GINR_HAS_avx512_bf16)
+  return cpu_path() == CpuPath::avx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 void force_cpu_path(const std::string& wanted) {
   if (wanted.empty()) {
     g_path.store(static_cast<int>(fastest()));

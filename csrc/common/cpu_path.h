@@ -19,6 +19,9 @@ bool supported(CpuPath path);
 // The path in use: the fastest one compiled and supported, unless one was forced.
 CpuPath cpu_path();
 
+// Whether the path in use has bfloat16 dot products.
+bool bf16_products();
+
 // Forces a path by name ("portable", "avx2", "avx512"), or undoes that with "". Throws
 // std::invalid_argument if there is no such path here.
 void force_cpu_path(const std::string& path);

@@ -6,35 +6,33 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Generic, TypeVar
 
 from tyro.conf import arg
 
 from ginr_fast.commands import common
 from ginr_fast.training.loop import RunOptions, train
-from ginr_fast.training.recipes import RECIPES, LaGinrRecipe, recipe
+from ginr_fast.training.recipes import RECIPES, Recipe, recipe
+from ginr_fast.training.tasks import DataOptions, open_data
+
+RecipeKind = TypeVar("RecipeKind", bound=Recipe)
 
 
 @dataclass(frozen=True)
-class TrainArguments:
+class TrainArguments(Generic[RecipeKind]):
     """Train a model, or resume its training: the same command again goes on where it stopped.
 
     Args:
         recipe: what is trained and how.
         run: how it is carried out.
-        data: a folder of images; without it, the photographs that come with scikit-image.
+        source: what it is trained on.
         out: the folder of the run; runs/RECIPE if not given.
-        held_out: fraction of the folder's images to hold out, unless it has train and val
-            subfolders.
-        strict: refuse broken and non-image files instead of skipping them with a warning.
     """
 
-    recipe: Annotated[LaGinrRecipe, arg(name="")]
+    recipe: Annotated[RecipeKind, arg(name="")]
     run: Annotated[RunOptions, arg(name="")] = field(default_factory=RunOptions)
-    data: Path | None = None
+    source: Annotated[DataOptions, arg(name="")] = field(default_factory=DataOptions)
     out: Path | None = None
-    held_out: float = 0.1
-    strict: bool = False
 
 
 def usage() -> str:
@@ -62,19 +60,10 @@ def main(arguments: Sequence[str]) -> None:
         return
     name, *rest = arguments
     chosen = recipe(name)
-    given = common.parse(
-        TrainArguments, rest, f"train {name}", default=TrainArguments(recipe=chosen)
-    )
-    if given.data is None and chosen.views.kind == "whole":
-        raise ValueError(f"data: {name} trains on a folder of images; name it with --data")
-    size = given.recipe.model.image_size
-    files = common.images(given.data, given.recipe.views, size, given.strict, given.held_out)
-    out = given.out or Path("runs") / name
-    result = train(given.recipe, files, out, given.run)
+    kind: Any = TrainArguments[type(chosen)]  # type: ignore[misc]  # known when it runs
+    given = common.parse(kind, rest, f"train {name}", default=kind(recipe=chosen))
+    data = open_data(given.recipe, given.source)
+    result = train(given.recipe, data, given.out or Path("runs") / name, given.run)
     if result.is_main:
-        scores = result.scores
-        print(
-            f"held-out PSNR: {scores.psnr:.2f} dB, SSIM: {scores.ssim:.4f} "
-            f"({scores.images} images)\nweights: {result.weights}"
-        )
+        print(f"{result.scores.summary()}\nweights: {result.weights}")
     sys.stdout.flush()

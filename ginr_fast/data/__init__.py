@@ -1,17 +1,36 @@
-"""Images to train on and to evaluate with: shipped photographs, or any folder."""
+"""What models are trained on: photographs, folders of images, scenes with poses, voxel shapes."""
 
+from ginr_fast.data.cars import CarsConfig, make_cars
 from ginr_fast.data.folder import folder
 from ginr_fast.data.images import BrokenImageError, ImageFiles, load_image
+from ginr_fast.data.order import instance_order
 from ginr_fast.data.photos import photos
+from ginr_fast.data.ray_batches import RayBatch, ray_batch
+from ginr_fast.data.shapes import ShapesConfig, make_shapes
+from ginr_fast.data.srn import BrokenSceneError, Scene, SrnScenes
 from ginr_fast.data.views import HeldOutViews, TrainingViews, ViewConfig
+from ginr_fast.data.voxel_points import BrokenVoxelsError, PointBatch, VoxelPoints
 
 __all__ = [
     "BrokenImageError",
+    "BrokenSceneError",
+    "BrokenVoxelsError",
+    "CarsConfig",
     "HeldOutViews",
     "ImageFiles",
+    "PointBatch",
+    "RayBatch",
+    "Scene",
+    "ShapesConfig",
+    "SrnScenes",
     "TrainingViews",
     "ViewConfig",
+    "VoxelPoints",
     "folder",
+    "instance_order",
     "load_image",
+    "make_cars",
+    "make_shapes",
     "photos",
+    "ray_batch",
 ]

@@ -25,7 +25,7 @@ def stream(
     Args:
         decoder: ``(coords, tokens) -> values``, e.g. a :class:`~ginr_fast.LocalityAwareDecoder`.
         coords: the grid, of any size.
-        tokens: ``(B, R, token_dim)``.
+        tokens: ``(B, R, token_dim)``, or what else the decoder decodes: packed weights ``(B, P)``.
         max_points: coordinates of a block; a single row may exceed it.
 
     Yields:
@@ -66,7 +66,7 @@ def decode_to_file(
 
     Args:
         decoder, coords, max_points: as for :func:`stream`.
-        tokens: ``(1, R, token_dim)``.
+        tokens: ``(1, R, token_dim)``, or packed weights ``(1, P)``.
         path: ``.npy`` for float32 values ``(*grid, out_dim)``; ``.png`` for 8-bit pixels of a 2-D
             grid, values clamped to [0, 1], with 1 or 3 channels.
 
@@ -87,8 +87,10 @@ def decode_to_file(
         (100, 80, 3)
     """
     path = Path(path)
-    if tokens.ndim != 3 or tokens.shape[0] != 1:
-        raise ValueError(f"tokens: expected shape (1, R, token_dim), got {tuple(tokens.shape)}")
+    if tokens.ndim not in (2, 3) or tokens.shape[0] != 1:
+        raise ValueError(
+            f"tokens: expected shape (1, R, token_dim) or (1, P), got {tuple(tokens.shape)}"
+        )
     writers = {".npy": _write_npy, ".png": _write_png}
     if path.suffix.lower() not in writers:
         raise ValueError(f"path: expected a .npy or .png file, got {path.name!r}")

@@ -45,11 +45,13 @@ def check_tensor(
         device: the device required; any if None.
 
     Raises:
-        TypeError: not a tensor, or of a dtype not allowed.
+        TypeError: not a dense tensor, or of a dtype not allowed.
         ValueError: wrong shape or device.
     """
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{argument}: expected a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{argument}: expected a dense tensor, got layout {value.layout}")
     if dtypes is not None and value.dtype not in dtypes:
         allowed = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         got = str(value.dtype).removeprefix("torch.")

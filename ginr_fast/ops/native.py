@@ -1,4 +1,5 @@
-"""The typed door to the compiled extension: nothing else in the library calls ``ginr_fast._C``.
+"""The typed door to the compiled extension: nothing else in the library calls ``ginr_fast._C`` than
+this module, and native_field.py, native_render.py and native_cuda.py for fields.
 
 The extension knows addresses and sizes, not tensors. What reaches it from here is contiguous, of a
 dtype and on a device it was compiled for, and lives until the call (or, on a GPU, the stream) is
@@ -90,6 +91,22 @@ _ARCHS = [int(digits) for digits in re.findall(r"\d+", _C.build_info()["cuda_arc
 _LEAST_CAPABILITY = divmod(min(_ARCHS, default=0), 10)
 
 
+def cuda_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the extension's CUDA kernels cannot serve a dtype on a device, or None if they can."""
+    if device.type != "cuda":
+        return f"it serves CPU and CUDA devices, not {device.type}"
+    if not _BUILT_WITH_CUDA:
+        return "the extension was built without CUDA"
+    if dtype not in _CUDA_DTYPES:
+        return f"on CUDA it serves float32, float16 and bfloat16, not {_name(dtype)}"
+    # Not traceable; a compiled call on an older GPU fails at the launch instead.
+    if not torch.compiler.is_compiling():
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _LEAST_CAPABILITY:
+            return f"the extension was built for compute capability {_LEAST_CAPABILITY} and later"
+    return None
+
+
 def mixture_average_refusal(dtype: torch.dtype, device: torch.device, packed: int) -> str | None:
     """Why the extension cannot serve ``mixture_average``, or None if it can.
 
@@ -102,17 +119,9 @@ def mixture_average_refusal(dtype: torch.dtype, device: torch.device, packed: in
         if dtype not in _CPU_DTYPES:
             return f"on CPU it serves float32 and float64, not {_name(dtype)}"
         return None
-    if device.type != "cuda":
-        return f"it serves CPU and CUDA devices, not {device.type}"
-    if not _BUILT_WITH_CUDA:
-        return "the extension was built without CUDA"
-    if dtype not in _CUDA_DTYPES:
-        return f"on CUDA it serves float32, float16 and bfloat16, not {_name(dtype)}"
-    # Not traceable; a compiled call on an older GPU fails at the launch instead.
-    if not torch.compiler.is_compiling():
-        capability = torch.cuda.get_device_capability(device)
-        if capability < _LEAST_CAPABILITY:
-            return f"the extension was built for compute capability {_LEAST_CAPABILITY} and later"
+    reason = cuda_refusal(dtype, device)
+    if reason is not None:
+        return reason
     if packed > _CUDA_MOST_PARAMETERS:
         return f"on CUDA it serves at most {_CUDA_MOST_PARAMETERS} parameters a field"
     return None

@@ -9,10 +9,14 @@ import re
 import torch
 from torch import Tensor
 
+from ginr_fast.fields import FieldSpec
+
 OLDEST = (3, 4)
 # Operands of a head lie in shared memory, those of float32 split in three.
 WIDEST_HEAD = {torch.float32: 256, torch.bfloat16: 512, torch.float16: 512}
 MOST_AXES = 6
+WIDEST_FIELD = 512
+MOST_CHANNELS = 16
 
 
 def _missing() -> str | None:
@@ -45,11 +49,10 @@ def _device_refusal(index: int) -> str | None:
     return None
 
 
-def refusal(coords: Tensor, grid_shape: list[int], keys: Tensor, values: Tensor) -> str | None:
-    """Why the Triton kernels of a token decoder cannot serve a call, or None if they can."""
+def _unusable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why no kernel can run on tensors of a device and dtype, or None."""
     if _MISSING is not None:
         return _MISSING
-    device = keys.device
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         reason = _device_refusal(index)
@@ -57,8 +60,38 @@ def refusal(coords: Tensor, grid_shape: list[int], keys: Tensor, values: Tensor)
             return reason
     elif device.type != "cpu" or not interpreted():
         return f"it runs on a GPU, and the tensors are on {device.type}"
-    if keys.dtype not in WIDEST_HEAD:
-        return f"it computes in float32, bfloat16 or float16, not {keys.dtype}"
+    if dtype not in WIDEST_HEAD:
+        return f"it computes in float32, bfloat16 or float16, not {dtype}"
+    return None
+
+
+def field_refusal(spec: FieldSpec, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the Triton kernels of ``field_mlp`` cannot serve fields of a spec, or None if they can.
+
+    Args:
+        spec: what the fields are.
+        dtype: of their weights.
+        device: of the same.
+    """
+    reason = _unusable(device, dtype)
+    if reason is not None:
+        return reason
+    if spec.view_dim:
+        return "it serves fields without a view branch"
+    if spec.hidden_dim > WIDEST_FIELD:
+        return f"a field is at most {WIDEST_FIELD} wide, got {spec.hidden_dim}"
+    if spec.out_dim > MOST_CHANNELS:
+        return f"a field has at most {MOST_CHANNELS} outputs, got {spec.out_dim}"
+    if spec.coord_dim > MOST_AXES:
+        return f"a coordinate has at most {MOST_AXES} components, got {spec.coord_dim}"
+    return None
+
+
+def refusal(coords: Tensor, grid_shape: list[int], keys: Tensor, values: Tensor) -> str | None:
+    """Why the Triton kernels of a token decoder cannot serve a call, or None if they can."""
+    reason = _unusable(keys.device, keys.dtype)
+    if reason is not None:
+        return reason
     if coords.dtype != torch.float32:
         return f"it takes float32 coordinates, not {coords.dtype}"
     if len(grid_shape) > MOST_AXES:

@@ -9,9 +9,8 @@ place in it: training seeds every generator from (seed, step), see :mod:`ginr_fa
 from __future__ import annotations
 
 import json
-import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from typing import Any
 import torch
 
 from ginr_fast.data.views import ViewConfig
+from ginr_fast.files import replace_atomically
 from ginr_fast.systems.la_ginr import LaGinr, LaGinrConfig
-from ginr_fast.training.recipes import as_plain, differences
+from ginr_fast.training.recipes import LaGinrRecipe, as_plain, differences, from_plain
 
 _FORMAT = "ginr-fast checkpoint 1"
-_SYSTEM = "la-ginr"
 _KEPT = 2
 WEIGHTS_NAME = "model.safetensors"
 
@@ -39,9 +38,10 @@ class Checkpoint:
     Args:
         step: steps done.
         recipe: the recipe as plain values.
-        data: the fingerprint of the training and held-out images.
+        data: the fingerprint of the training and held-out data.
         model: ``state_dict`` of the model.
         optimizer: ``state_dict`` of the optimiser.
+        system: what was trained.
     """
 
     step: int
@@ -49,13 +49,18 @@ class Checkpoint:
     data: str
     model: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
+    system: str = LaGinrRecipe.system
 
-    def check_same_run(self, path: Path, recipe: Mapping[str, Any], data: str) -> None:
-        """Refuse to go on with another recipe or other images.
+    def check_same_run(self, path: Path, system: str, recipe: Mapping[str, Any], data: str) -> None:
+        """Refuse to go on with another system or recipe, or with other data.
 
         Raises:
             CheckpointError: names the checkpoint and what differs.
         """
+        if self.system != system:
+            raise CheckpointError(
+                f"{path}: is of {self.system}, not {system}; name another folder to start anew"
+            )
         changed = differences(self.recipe, recipe)
         if changed:
             raise CheckpointError(
@@ -64,29 +69,8 @@ class Checkpoint:
             )
         if self.data != data:
             raise CheckpointError(
-                f"{path}: was trained on other images; name another folder to start anew"
+                f"{path}: was trained on other data; name another folder to start anew"
             )
-
-
-def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in ``path``'s place for good.
-
-    Whoever reads ``path`` meanwhile, or after a crash, finds the old content or the new one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -102,7 +86,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
     """Write a checkpoint and remove all but it and the one before; returns its path."""
     path = checkpoint_path(folder, checkpoint.step)
-    content = {"format": _FORMAT, "system": _SYSTEM, **vars(checkpoint)}
+    content = {"format": _FORMAT, **vars(checkpoint)}
     replace_atomically(path, lambda temporary: torch.save(content, temporary))
     for old in checkpoints_in(folder)[:-_KEPT]:
         old.unlink(missing_ok=True)
@@ -134,8 +118,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: no checkpoint of this version of ginr_fast")
-    if content.pop("system") != _SYSTEM:
-        raise CheckpointError(f"{path}: a checkpoint of another system than {_SYSTEM}")
     content.pop("format")
     return Checkpoint(**content)
 
@@ -147,29 +129,88 @@ def _previous(path: Path) -> str:
     return f"; the one before it is {others[-1]}: delete the damaged file to go on from there"
 
 
+def write_export(
+    path: Path, system: str, metadata: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> None:
+    """Write weights as safetensors, with what is needed to load them again, atomically.
+
+    Args:
+        path: the file.
+        system: what was trained.
+        metadata: plain values by name.
+        state: the weights.
+    """
+    from safetensors.torch import save_file
+
+    notes = {"system": system, **{name: json.dumps(value) for name, value in metadata.items()}}
+    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    replace_atomically(path, lambda temporary: save_file(weights, temporary, notes))
+
+
 def export_weights(model: LaGinr, path: Path, views: ViewConfig | None = None) -> None:
-    """Write a model's weights and sizes as safetensors, atomically.
+    """Write an LA-GINR's weights and sizes as safetensors, atomically.
 
     Args:
         model: the model.
         path: the file.
         views: what it was trained on, for :func:`load_run`.
     """
-    from safetensors.torch import save_file
+    metadata = {"config": as_plain(model.config), "views": as_plain(views or ViewConfig())}
+    write_export(path, LaGinrRecipe.system, metadata, model.state_dict())
 
-    metadata = {
-        "system": _SYSTEM,
-        "config": json.dumps(as_plain(model.config)),
-        "views": json.dumps(as_plain(views or ViewConfig())),
-    }
-    weights = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-    }
-    replace_atomically(path, lambda temporary: save_file(weights, temporary, metadata))
+
+@dataclass(frozen=True)
+class Saved:
+    """Trained weights as a file holds them.
+
+    Args:
+        path: the file.
+        system: what was trained.
+        recipe: the recipe as plain values, or as much of it as the file has.
+        weights: ``state_dict`` of the model.
+    """
+
+    path: Path
+    system: str
+    recipe: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+
+    def restore(self, module: torch.nn.Module) -> None:
+        """Put the weights into a model.
+
+        Raises:
+            CheckpointError: they do not fit.
+        """
+        try:
+            module.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise self.misfit(error) from None
+
+    def misfit(self, error: Exception) -> CheckpointError:
+        """What to raise where names, values or shapes are not those of this version."""
+        reason = " ".join(str(error).split())
+        return CheckpointError(f"{self.path}: does not fit this version of the model: {reason}")
+
+
+def load_saved(path: Path | str) -> Saved:
+    """What a file or a run holds, of whatever system.
+
+    Args:
+        path: a ``.safetensors`` export, a ``.pt`` checkpoint, or the folder of a training run.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        CheckpointError: damaged.
+    """
+    path = _weights_in(Path(path))
+    if path.suffix == ".pt":
+        checkpoint = load_checkpoint(path)
+        return Saved(path, checkpoint.system, checkpoint.recipe, checkpoint.model)
+    return _read_export(path)
 
 
 def load_model(path: Path | str) -> LaGinr:
-    """A trained model, in evaluation mode, on the CPU.
+    """A trained LA-GINR, in evaluation mode, on the CPU.
 
     Args:
         path: a ``.safetensors`` export, a ``.pt`` checkpoint, or the folder of a training run.
@@ -183,20 +224,18 @@ def load_model(path: Path | str) -> LaGinr:
 
 def load_run(path: Path | str) -> tuple[LaGinr, ViewConfig]:
     """A trained model as :func:`load_model` gives it, and the views it was trained on."""
-    path = _weights_in(Path(path))
-    if path.suffix == ".pt":
-        checkpoint = load_checkpoint(path)
-        sizes, views = checkpoint.recipe["model"], checkpoint.recipe["views"]
-        weights = checkpoint.model
-    else:
-        sizes, views, weights = _read_export(path)
+    saved = load_saved(path)
+    if saved.system != LaGinrRecipe.system:
+        raise CheckpointError(
+            f"{saved.path}: holds no {LaGinrRecipe.system} of ginr_fast, but {saved.system}"
+        )
     try:
-        model = LaGinr(LaGinrConfig(**{name: _tupled(value) for name, value in sizes.items()}))
-        model.load_state_dict(weights)
-        return model.eval(), ViewConfig(**views)
-    except (TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: does not fit this version of the model: {reason}") from None
+        model = LaGinr(from_plain(LaGinrConfig, saved.recipe["model"]))
+        views = from_plain(ViewConfig, saved.recipe["views"])
+    except (TypeError, ValueError) as error:
+        raise saved.misfit(error) from None
+    saved.restore(model)
+    return model.eval(), views
 
 
 def _weights_in(path: Path) -> Path:
@@ -210,9 +249,7 @@ def _weights_in(path: Path) -> Path:
     return found[-1]
 
 
-def _read_export(
-    path: Path,
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, torch.Tensor]]:
+def _read_export(path: Path) -> Saved:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -223,10 +260,12 @@ def _read_export(
             weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(f"{path}: truncated or corrupt weights ({error})") from None
-    if metadata.get("system") != _SYSTEM:
-        raise CheckpointError(f"{path}: holds no {_SYSTEM} exported by ginr_fast")
-    return json.loads(metadata["config"]), json.loads(metadata["views"]), weights
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    system = metadata.get("system")
+    if system is None:
+        raise CheckpointError(f"{path}: holds no model exported by ginr_fast")
+    if system == LaGinrRecipe.system:  # whose exports hold no more of the recipe
+        parts = {"model": "config", "views": "views"}
+        recipe = {ours: json.loads(metadata[name]) for ours, name in parts.items()}
+    else:
+        recipe = json.loads(metadata["recipe"])
+    return Saved(path, system, recipe, weights)

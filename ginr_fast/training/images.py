@@ -59,3 +59,20 @@ def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, format="PNG")
+
+
+def comparison(
+    images: Sequence[torch.Tensor], titles: Sequence[str], smallest: int = 96
+) -> Image.Image:
+    """Batches of images one below the other.
+
+    Args:
+        images: ``(N, 3, H, W)`` in [0, 1] each.
+        titles: one a batch.
+        smallest: images below this many pixels are shown at this size, pixels repeated.
+    """
+    rows = []
+    for batch in images:
+        side = max(batch.shape[-1], smallest)
+        rows.append([enlarged(to_pixels(image), side, side) for image in batch])
+    return sheet(rows, titles)

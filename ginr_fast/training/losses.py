@@ -23,4 +23,6 @@ def reconstruction_loss(values: torch.Tensor, target: torch.Tensor) -> torch.Ten
 
 def psnr_of(mean_squared_error: float) -> float:
     """The PSNR in dB that belongs to a mean squared error of values in [0, 1]."""
+    if math.isnan(mean_squared_error):
+        return math.nan
     return -10 * math.log10(mean_squared_error) if mean_squared_error > 0 else math.inf

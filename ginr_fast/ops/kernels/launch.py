@@ -25,7 +25,7 @@ TABLE = Path(__file__).with_name("tiles.json")
 # that happens to divide by 16 would make users wait for nothing.
 UNSPECIALIZED = [
     *("count", "points", "q_points", "tokens", "pairs", "steps", "first", "programs"),
-    *("out_batch_stride", "grad_batch_stride"),
+    *("out_batch_stride", "grad_batch_stride", "coords_batch_stride"),
     *(f"size_{axis}" for axis in range(1, 7)),
 ]
 

@@ -1,21 +1,18 @@
-"""Recipes: everything that determines what a training run ends with, as typed values."""
+"""Recipes of LA-GINR (arXiv:2310.05624, Appendix A.1)."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import ClassVar
 
 from ginr_fast.data.views import ViewConfig
 from ginr_fast.systems.la_ginr import LaGinrConfig
-
-Precision = Literal["32-true", "bf16-mixed"]
+from ginr_fast.training.recipes.base import Recipe, check_count
 
 
 @dataclass(frozen=True)
-class LaGinrRecipe:
+class LaGinrRecipe(Recipe):
     """How an LA-GINR is trained to reconstruct images (arXiv:2310.05624, Appendix A.1).
 
     Args:
@@ -39,62 +36,22 @@ class LaGinrRecipe:
         ValueError: a value out of range, or neither ``epochs`` nor ``steps``.
     """
 
+    system: ClassVar[str] = "la-ginr"
+
     model: LaGinrConfig = field(default_factory=LaGinrConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int = 16
     coordinates: int | None = None
     subpixel: bool = False
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
-    gradient_clip: float | None = None
-    precision: Precision = "32-true"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs is None and self.steps is None:
-            raise ValueError("steps, epochs: expected one of the two")
-        positive = {
-            "epochs": self.epochs,
-            "steps": self.steps,
-            "batch_size": self.batch_size,
-            "coordinates": self.coordinates,
-        }
-        for name, value in positive.items():
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        super().__post_init__()
+        check_count("coordinates", self.coordinates, optional=True)
         pixels = self.model.image_size**2
         if self.coordinates is not None and self.coordinates > pixels:
             raise ValueError(
                 f"coordinates: expected at most the {pixels} pixels of an image, "
                 f"got {self.coordinates}"
             )
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate: expected above 0, got {self.learning_rate}")
-        if self.warmup_steps < 0 or self.seed < 0:
-            raise ValueError("warmup_steps, seed: expected non-negative integers")
-        if self.gradient_clip is not None and not self.gradient_clip > 0:
-            raise ValueError(f"gradient_clip: expected above 0, got {self.gradient_clip}")
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule: expected 'constant' or 'cosine', got {self.schedule!r}")
-        if self.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(
-                f"precision: expected '32-true' or 'bf16-mixed', got {self.precision!r}"
-            )
-
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps of the whole run."""
-        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
-
-    def learning_rate_at(self, step: int, total: int) -> float:
-        """The learning rate of one step, ``0 ≤ step < total``."""
-        rate = self.learning_rate
-        if self.schedule == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * step / total))
-        return rate * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else rate
 
 
 _FACES = ViewConfig(kind="whole")
@@ -140,7 +97,7 @@ _TINY = LaGinrRecipe(
     gradient_clip=1.0,
 )
 
-RECIPES: Mapping[str, tuple[str, LaGinrRecipe]] = {
+LA_GINR_RECIPES: Mapping[str, tuple[str, LaGinrRecipe]] = {
     "la-ginr-tiny": ("32x32 crops of photographs, minutes on two CPU cores", _TINY),
     "la-ginr-celeba": (
         "CelebA, 178x178, 300 epochs",
@@ -167,38 +124,3 @@ RECIPES: Mapping[str, tuple[str, LaGinrRecipe]] = {
         _high_resolution(1024, 48, 4, doubled=True),
     ),
 }
-
-
-def recipe(name: str) -> LaGinrRecipe:
-    """The recipe called ``name``.
-
-    Raises:
-        ValueError: no such recipe; the message lists the names.
-    """
-    if name not in RECIPES:
-        raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {name!r}")
-    return RECIPES[name][1]
-
-
-def differences(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Where two nested mappings of plain values differ: ``"name: left against right"`` each."""
-    found = []
-    for key in sorted(left.keys() | right.keys()):
-        mine, other = left.get(key), right.get(key)
-        if isinstance(mine, Mapping) and isinstance(other, Mapping):
-            found += differences(mine, other, f"{prefix}{key}.")
-        elif mine != other:
-            found.append(f"{prefix}{key}: {mine} against {other}")
-    return found
-
-
-def as_plain(value: Any) -> dict[str, Any]:
-    """A dataclass as nested dicts of JSON values."""
-    plain = dataclasses.asdict(value)
-
-    def listed(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {key: listed(part) for key, part in item.items()}
-        return [listed(part) for part in item] if isinstance(item, (list, tuple)) else item
-
-    return listed(plain)

@@ -1,0 +1,279 @@
+// A field on a block of samples: forward, and backward from what the forward kept.
+//
+// Samples lie along the vectors: an array of activations is [feature][kSamples]. Weights are
+// broadcast from the packed row as they are. A block that is not full is padded with samples at 0
+// whose gradients are 0.
+//
+// forward     a_0 = encoding(v),  a_{l+1} = f(W_l a_l + b_l)
+// backward    d_l = f'(.) * dL/da_{l+1},  dL/dW_l += d_l a_l^T,  dL/db_l += d_l 1,
+//             dL/da_l = W_l^T d_l
+#pragma once
+
+#include "common/field_layout.h"
+#include "common/vector_math.h"
+#include "field_mlp/job.h"
+#include "field_mlp/product.h"
+
+namespace ginr {
+namespace GINR_SIMD {
+
+constexpr int64_t kSamples = kFieldSamples;
+
+// What the forward keeps of a block for its backward, cut out of one array.
+struct Kept {
+  const Field& field;
+  float* base;
+  // a_l, the input of layer l
+  float* input(int64_t l) const {
+    return base + (l == 0 ? 0 : field.input_dim() + (l - 1) * field.width) * kSamples;
+  }
+  // f' after layer l, for sines only
+  float* slope(int64_t l) const {
+    return input(field.layers()) + l * field.width * kSamples;
+  }
+};
+
+// One layer: out = f(W in + b); `slope` gets f' if wanted (of ReLU only if not null).
+template <Activation F, bool Slope>
+inline void layer(const Product& job, const float* bias, float w0, int64_t rows, float* out,
+                  float* slope) {
+  product(
+      job, rows, kSamples,
+      [=](int64_t r) { return all(bias == nullptr ? 0.0f : bias[r]); },
+      [=](int64_t r, int64_t c, int64_t, Floats sum) {
+        float* to = out + r * kSamples + c;
+        if (F == Activation::relu) {
+          Floats::max(all(0.0f), sum).store(to);
+          if (Slope && slope != nullptr) {
+            Floats::where_not_positive(sum, all(0.0f), all(1.0f)).store(slope + r * kSamples + c);
+          }
+        } else if (F == Activation::sine && Slope) {
+          Floats s, cosine;
+          sine_cosine(sum * all(w0), s, cosine);
+          s.store(to);
+          (cosine * all(w0)).store(slope + r * kSamples + c);
+        } else if (F == Activation::sine) {
+          sine(sum * all(w0)).store(to);
+        } else {
+          sum.store(to);
+        }
+      });
+}
+
+// The features of a block of coordinates [d][kSamples]. Phases are formed from frequencies in two
+// parts and with the rounding error of their product: a phase of a thousand radians keeps 1e-7.
+inline void encode(const Field& field, const Frequencies& frequencies, const float* coords,
+                   float* features) {
+  const int64_t n = field.frequencies, half = field.coord_dim * n;
+  for (int64_t i = 0; i < field.coord_dim; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      const Floats high = all(frequencies.high[j]), low = all(frequencies.low[j]);
+      float* cosines = features + (i * n + j) * kSamples;
+      for (int64_t c = 0; c < kSamples; c += Floats::width) {
+        const Floats v = Floats::load(coords + i * kSamples + c);
+        Floats s, cosine;
+        sine_cosine_of_product(v, high, low, s, cosine);
+        cosine.store(cosines + c);
+        s.store(cosines + half * kSamples + c);
+      }
+    }
+  }
+}
+
+// a_0, from coordinates.
+inline const float* first_input(const Field& field, const Frequencies& frequencies,
+                                const float* coords, float* features) {
+  if (field.frequencies == 0) return coords;
+  encode(field, frequencies, coords, features);
+  return features;
+}
+
+inline Product forward_product(const Field& field, const float* weights, int64_t l,
+                               const float* in) {
+  return {weights + field.weight(l), field.columns(l), 1, in, kSamples, field.columns(l)};
+}
+
+inline const float* bias_of(const Field& field, const float* weights, int64_t l) {
+  return field.bias ? weights + field.bias_at(l) : nullptr;
+}
+
+template <bool Slope>
+inline void run_layer(const Field& field, const float* weights, int64_t l, const float* in,
+                      float* out, float* slope) {
+  const Product job = forward_product(field, weights, l, in);
+  const float* bias = bias_of(field, weights, l);
+  switch (field.activation_after(l)) {
+    case Activation::relu:
+      layer<Activation::relu, Slope>(job, bias, field.w0, field.rows(l), out, slope);
+      break;
+    case Activation::sine:
+      layer<Activation::sine, Slope>(job, bias, field.w0, field.rows(l), out, slope);
+      break;
+    default:
+      layer<Activation::none, Slope>(job, bias, field.w0, field.rows(l), out, slope);
+  }
+}
+
+// Values [out_dim][kSamples] at coordinates [d][kSamples]. Scratch: forward_floats(field).
+inline void forward_block(const Field& field, const Frequencies& frequencies, const float* weights,
+                          const float* coords, float* out, float* scratch) {
+  float* here = scratch + field.input_dim() * kSamples;
+  float* there = here + field.width * kSamples;
+  const float* in = first_input(field, frequencies, coords, scratch);
+  for (int64_t l = 0; l < field.layers(); ++l) {
+    float* to = l + 1 == field.layers() ? out : here;
+    run_layer<false>(field, weights, l, in, to, nullptr);
+    in = here;
+    here = there;
+    there = const_cast<float*>(in);
+  }
+}
+
+// The same, keeping what the backward needs in kept_floats(field) numbers; `out` may be changed
+// afterwards, `out_slope` has f' after the last layer.
+inline void forward_block_keeping(const Field& field, const Frequencies& frequencies,
+                                  const float* weights, const float* coords, float* out,
+                                  float* out_slope, const Kept& kept) {
+  const float* in = first_input(field, frequencies, coords, kept.input(0));
+  if (field.frequencies == 0) {
+    __builtin_memcpy(kept.input(0), coords,
+                     static_cast<size_t>(field.coord_dim * kSamples) * sizeof(float));
+  }
+  for (int64_t l = 0; l < field.layers(); ++l) {
+    const bool last = l + 1 == field.layers();
+    float* to = last ? out : kept.input(l + 1);
+    float* slope = last ? out_slope : field.activation == Activation::sine ? kept.slope(l) : nullptr;
+    run_layer<true>(field, weights, l, in, to, slope);
+    in = to;
+  }
+}
+
+// x[rows][kSamples] as t[kSamples][rows], rows padded to whole vectors in `stride`.
+inline void transpose(const float* x, int64_t rows, float* t, int64_t stride) {
+  // Row tiles of one cache line: writes go to kSamples lines that stay in the first-level cache.
+  for (int64_t r0 = 0; r0 < rows; r0 += 16) {
+    const int64_t end = r0 + 16 < rows ? r0 + 16 : rows;
+    for (int64_t s = 0; s < kSamples; ++s) {
+      for (int64_t r = r0; r < end; ++r) t[s * stride + r] = x[r * kSamples + s];
+    }
+  }
+}
+
+// into (rows, columns) += d a^T, with room for a^T in `turned`.
+inline void add_outer(const float* d, int64_t rows, const float* a, int64_t columns, float* turned,
+                      float* into) {
+  transpose(a, columns, turned, columns);
+  product(
+      {d, kSamples, 1, turned, columns, kSamples}, rows, columns,
+      [](int64_t) { return all(0.0f); },
+      [=](int64_t r, int64_t c, int64_t n, Floats sum) {
+        float* to = into + r * columns + c;
+        if (n == Floats::width) {
+          (Floats::load(to) + sum).store(to);
+        } else {
+          (Floats::load_first(to, n) + sum).store_first(to, n);
+        }
+      });
+}
+
+inline void add_row_sums(const float* d, int64_t rows, float* into) {
+  for (int64_t r = 0; r < rows; ++r) {
+    Floats total = Floats::load(d + r * kSamples);
+    for (int64_t c = Floats::width; c < kSamples; c += Floats::width) {
+      total = total + Floats::load(d + r * kSamples + c);
+    }
+    into[r] += total.sum();
+  }
+}
+
+// d = f' * grad after a layer, in place.
+inline void times_slope(int64_t rows, const float* slope, float* grad) {
+  for (int64_t i = 0; i < rows * kSamples; i += Floats::width) {
+    (Floats::load(grad + i) * Floats::load(slope + i)).store(grad + i);
+  }
+}
+inline void where_positive(int64_t rows, const float* value, float* grad) {
+  for (int64_t i = 0; i < rows * kSamples; i += Floats::width) {
+    const Floats g = Floats::load(grad + i);
+    Floats::where_not_positive(Floats::load(value + i), all(0.0f), g).store(grad + i);
+  }
+}
+inline void through_activation(const Field& field, const Kept& kept, const float* out_slope,
+                               int64_t l, float* grad) {
+  const Activation f = field.activation_after(l);
+  if (f == Activation::none) return;
+  if (l + 1 == field.layers()) {
+    times_slope(field.rows(l), out_slope, grad);
+  } else if (f == Activation::sine) {
+    times_slope(field.rows(l), kept.slope(l), grad);
+  } else {
+    where_positive(field.rows(l), kept.input(l + 1), grad);
+  }
+}
+
+// dL/dv from dL/d(features).
+inline void encode_backward(const Field& field, const Frequencies& frequencies,
+                            const float* features, const float* grad, float* grad_coords) {
+  const int64_t n = field.frequencies, half = field.coord_dim * n * kSamples;
+  for (int64_t i = 0; i < field.coord_dim; ++i) {
+    for (int64_t c = 0; c < kSamples; c += Floats::width) {
+      Floats total = all(0.0f);
+      for (int64_t j = 0; j < n; ++j) {
+        const int64_t at = (i * n + j) * kSamples + c;
+        const Floats slope = Floats::load(features + at) * Floats::load(grad + half + at) -
+                             Floats::load(features + half + at) * Floats::load(grad + at);
+        total = Floats::fma(all(frequencies.high[j]), slope, total);
+      }
+      total.store(grad_coords + i * kSamples + c);
+    }
+  }
+}
+
+// Adds a block's share to grad_weights (null: not wanted) and writes grad_coords [d][kSamples]
+// (null: not wanted). `grad` [out_dim][kSamples] is overwritten.
+// Scratch: backward_floats(field).
+inline void backward_block(const Field& field, const Frequencies& frequencies, const float* weights,
+                           const float* out_slope, const Kept& kept, float* grad,
+                           float* grad_weights, float* grad_coords, float* scratch) {
+  const int64_t widest = widest_of(field);
+  float* turned = scratch;  // a_l transposed: [kSamples][columns]
+  float* here = turned + widest * kSamples;
+  float* there = here + widest * kSamples;
+  float* d = grad;
+  for (int64_t l = field.layers() - 1; l >= 0; --l) {
+    const int64_t rows = field.rows(l), columns = field.columns(l);
+    through_activation(field, kept, out_slope, l, d);
+    if (grad_weights != nullptr) {
+      add_outer(d, rows, kept.input(l), columns, turned, grad_weights + field.weight(l));
+      if (field.bias) add_row_sums(d, rows, grad_weights + field.bias_at(l));
+    }
+    if (l == 0 && grad_coords == nullptr) return;
+    float* to = l == 0 && field.frequencies == 0 ? grad_coords : here;
+    product({weights + field.weight(l), 1, columns, d, kSamples, rows}, columns, kSamples,
+            [](int64_t) { return all(0.0f); },
+            [=](int64_t r, int64_t c, int64_t, Floats sum) { sum.store(to + r * kSamples + c); });
+    d = here;
+    here = there;
+    there = d;
+  }
+  if (field.frequencies > 0) encode_backward(field, frequencies, kept.input(0), d, grad_coords);
+}
+
+// count <= kSamples rows (d) at `coords` as [d][kSamples], padded with 0.
+inline void gather(const float* coords, int64_t dim, int64_t count, float* block) {
+  for (int64_t i = 0; i < dim; ++i) {
+    float* row = block + i * kSamples;
+    for (int64_t s = 0; s < count; ++s) row[s] = coords[s * dim + i];
+    for (int64_t s = count; s < kSamples; ++s) row[s] = 0.0f;
+  }
+}
+
+// [d][kSamples] to count rows (d).
+inline void scatter(const float* block, int64_t dim, int64_t count, float* rows) {
+  for (int64_t i = 0; i < dim; ++i) {
+    for (int64_t s = 0; s < count; ++s) rows[s * dim + i] = block[i * kSamples + s];
+  }
+}
+
+}  // namespace GINR_SIMD
+}  // namespace ginr

@@ -1,0 +1,107 @@
+// What a task of field_mlp gets, and how much scratch memory it needs.
+#pragma once
+
+#include <cstdint>
+
+#include "common/cpu_path.h"
+#include "common/field_layout.h"
+
+namespace ginr {
+
+// Samples of a block. With the weights and two arrays of activations of a width-64 field it stays
+// in the first-level cache; four vectors of AVX-512.
+constexpr int64_t kFieldSamples = 64;
+
+// Angular frequencies of the encoding, as sums of two floats.
+struct Frequencies {
+  const float* high;
+  const float* low;
+};
+
+inline int64_t widest_of(const Field& field) {
+  int64_t widest = field.width > field.input_dim() ? field.width : field.input_dim();
+  return widest > field.out_dim ? widest : field.out_dim;
+}
+
+// Scratch of forward_block, of what forward_block_keeping keeps, and of backward_block, in floats.
+inline int64_t forward_floats(const Field& field) {
+  return (field.input_dim() + 2 * field.width) * kFieldSamples;
+}
+inline int64_t kept_floats(const Field& field) {
+  const int64_t hidden = field.layers() - 1;
+  const bool sine = field.activation == Activation::sine;
+  return (field.input_dim() + hidden * field.width * (sine ? 2 : 1)) * kFieldSamples;
+}
+inline int64_t backward_floats(const Field& field) { return 3 * widest_of(field) * kFieldSamples; }
+
+// A range of samples of one instance.
+struct FieldTask {
+  Field field;
+  Frequencies frequencies;
+  const float* weights;  // packed row
+  const float* coords;   // (count, d)
+  int64_t count;
+  float* out;      // (count, out_dim)
+  float* scratch;  // field_forward: task_forward_floats
+};
+
+struct FieldGradTask {
+  Field field;
+  Frequencies frequencies;
+  const float* weights;
+  const float* coords;
+  const float* grad;  // (count, out_dim)
+  int64_t count;
+  float* grad_weights;  // (P), added to; or null
+  float* grad_coords;   // (count, d), written; or null
+  float* scratch;       // task_backward_floats
+};
+
+// The gradient of the weight gradient along `along`; see second_block.h.
+struct FieldSecondTask {
+  Field field;
+  Frequencies frequencies;
+  const float* weights;
+  const float* along;   // (P)
+  const float* coords;  // (count, d)
+  const float* grad;    // (count, out_dim)
+  int64_t count;
+  float* grad_weights;  // (P), added to; or null
+  float* grad_grad;     // (count, out_dim), written
+  float* scratch;       // task_second_floats
+};
+
+inline int64_t task_forward_floats(const Field& field) {
+  return forward_floats(field) + (field.coord_dim + field.out_dim) * kFieldSamples;
+}
+inline int64_t task_bf16_floats(const Field& field) {
+  return (field.input_dim() + widest_of(field) + 2 + field.coord_dim + field.out_dim) *
+         kFieldSamples;
+}
+inline int64_t task_backward_floats(const Field& field) {
+  return kept_floats(field) + backward_floats(field) +
+         (2 * field.coord_dim + 3 * field.out_dim) * kFieldSamples;
+}
+
+inline int64_t task_second_floats(const Field& field) {
+  return kept_floats(field) + (2 * field.layers() + 5) * widest_of(field) * kFieldSamples +
+         (field.coord_dim + 3 * field.out_dim) * kFieldSamples;
+}
+
+#if defined(GINR_HAS_avx512_bf16)
+namespace avx512_bf16 {
+// `task.out` is (count, out_dim) of bfloat16; scratch: task_bf16_floats.
+void field_forward_bf16(const FieldTask& task, const uint16_t* weights);
+}
+#endif
+
+GINR_DECLARE_SIMD(
+  void field_forward(const FieldTask& task);
+  void field_backward(const FieldGradTask& task);
+  void field_second(const FieldSecondTask& task);
+  void add_rows(const float* rows, int64_t count, int64_t stride, int64_t columns, float* out);
+  void vector_sine_cosine(const float* x, int64_t count, float* sine, float* cosine);
+  void vector_exponential(const float* x, int64_t count, float* out);
+)
+
+}  // namespace ginr

@@ -1,0 +1,1 @@
+"""What trained mixtures of fields look like: instances, interpolations, bases, cost."""

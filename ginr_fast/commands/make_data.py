@@ -1,0 +1,114 @@
+"""``ginr-fast make-data``: data sets made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from ginr_fast.commands import common
+from ginr_fast.data.cars import CarsConfig, make_cars
+from ginr_fast.data.shapes import ShapesConfig, make_shapes
+
+KINDS = {
+    "cars": "ray-traced cars with poses, in the format of SRN Cars",
+    "shapes": "voxel shapes and points near their surfaces, in IM-Net's format",
+}
+
+
+@dataclass(frozen=True)
+class CarsArguments:
+    """Ray-trace parametric cars from known poses, in the format of SRN Cars.
+
+    Three splits: cars_train, cars_train_novel (the same cars from other places) and cars_test
+    (other cars). The same command again finishes what was interrupted.
+
+    Args:
+        out: the folder of the data set.
+        cars: what is made.
+    """
+
+    out: Path
+    cars: Annotated[CarsConfig, arg(name="")] = field(default_factory=CarsConfig)
+
+
+@dataclass(frozen=True)
+class ShapesArguments:
+    """Make voxel shapes (tables, chairs, stools, shelves, lamps), in IM-Net's HDF5 format.
+
+    Args:
+        out: the file.
+        shapes: what is made.
+    """
+
+    out: Path
+    shapes: Annotated[ShapesConfig, arg(name="")] = field(default_factory=ShapesConfig)
+
+
+def usage() -> str:
+    """The kinds of data."""
+    width = max(map(len, KINDS))
+    lines = [f"  {name:<{width}}  {about}" for name, about in KINDS.items()]
+    return "\n".join(
+        [
+            "usage: ginr-fast make-data KIND --out PATH [options]",
+            "",
+            "kinds:",
+            *lines,
+            "",
+            "ginr-fast make-data KIND --help lists the options.",
+        ]
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if not arguments or arguments[0] not in KINDS:
+        got = f", got {arguments[0]!r}" if arguments else ""
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}{got}")
+    name, *rest = arguments
+    if name == "cars":
+        cars = common.parse(CarsArguments, rest, "make-data cars")
+        with progress_bar("views") as progress:
+            made = make_cars(cars.out, cars.cars, progress)
+        print(
+            f"{made}: {cars.cars.scenes} cars to train on, {cars.cars.test_scenes} to test with, "
+            f"{cars.cars.size}x{cars.cars.size} pixels"
+        )
+    else:
+        shapes = common.parse(ShapesArguments, rest, "make-data shapes")
+        with progress_bar("shapes") as progress:
+            made = make_shapes(shapes.out, shapes.shapes, progress)
+        print(
+            f"{made}: {shapes.shapes.shapes} shapes of {shapes.shapes.resolution}^3 voxels, "
+            f"{shapes.shapes.points} points each"
+        )
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error; what it gives is called with the number done and the number to do.
+
+    Args:
+        what: is counted.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (
+        TextColumn(what),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        Remaining(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,224 @@
+"""The seam between the training loop and the systems it trains.
+
+The loop (:mod:`ginr_fast.training.loop`) knows steps, devices, checkpoints and reports. A task
+knows one system: its data, its model, what a step minimises and how the result is scored. To train
+another system, write a recipe and a task and name them in :mod:`ginr_fast.training.tasks`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which data a run is for.
+
+    Args:
+        data: a folder or file; without it, what the recipe ships or makes.
+        held_out: fraction of the folder's images to hold out, unless it has train and val
+            subfolders.
+        strict: refuse broken and non-image files instead of skipping them with a warning.
+    """
+
+    data: Path | None = None
+    held_out: float = 0.1
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a trained model is evaluated.
+
+    Args:
+        all_images: evaluate on every image of the folder, not only on the held-out ones.
+        batch_size: instances at a time.
+        fit_steps: gradient steps that fit a latent to a held-out instance, where the system needs
+            them; the recipe's number if None.
+        fit_views: views of a held-out scene its latent is fitted to; the others are scored.
+        instances: evaluate at most this many instances of a kind.
+        picture: write reconstructions beside their targets to this PNG.
+    """
+
+    all_images: bool = False
+    batch_size: int = 16
+    fit_steps: int | None = None
+    fit_views: int = 8
+    instances: int | None = None
+    picture: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "fit_views", "fit_steps", "instances"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected a positive integer, got {value}")
+
+
+class Scores(Protocol):
+    """What an evaluation found."""
+
+    @property
+    def psnr(self) -> float:
+        """The mean PSNR in dB."""
+        ...
+
+    def summary(self) -> str:
+        """One line for the user."""
+        ...
+
+    def values(self) -> dict[str, float]:
+        """Numbers by name, for the log."""
+        ...
+
+
+class StepLoss(NamedTuple):
+    """What one step gives.
+
+    Args:
+        total: scalar, what is minimised.
+        error: scalar, the mean squared error of the reconstructions, of values in [0, 1].
+    """
+
+    total: torch.Tensor
+    error: torch.Tensor
+
+
+class Table(NamedTuple):
+    """What ``ginr-fast eval`` prints: names of columns, and rows of text."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+class Task(ABC):
+    """One system with its data.
+
+    Args:
+        recipe: how it is trained.
+        data: what :meth:`open` gave.
+
+    Attributes:
+        model: what is trained, after :meth:`build`; its ``state_dict`` is what checkpoints hold.
+        device: where the model is, after :meth:`place`.
+    """
+
+    unit: ClassVar[str] = "images"
+    """What a batch consists of, for the throughput."""
+
+    own_data: ClassVar[str] = "photographs of scikit-image"
+    """What :meth:`open` gives if no data is named."""
+
+    model: nn.Module
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    @abstractmethod
+    def open(cls, recipe: Any, options: DataOptions) -> Any:
+        """The data a recipe is for."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A digest of the data: a run refuses to go on with other data."""
+
+    @abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Steps in which every training instance is seen about once; at least one."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Make the model, from the global random state, and keep it as ``model``."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimiser; a group's ``lr_scale`` multiplies the recipe's rate."""
+        return [{"params": list(self.model.parameters())}]
+
+    def place(self, device: torch.device) -> None:
+        """Called when the model has been moved to a device."""
+        self.device = device
+
+    @abstractmethod
+    def batches(
+        self, first: int, last: int, slots: range, workers: int, pin_memory: bool
+    ) -> Iterable[Any]:
+        """The batches of the steps ``first … last − 1``: the ``slots`` of this process only.
+
+        A batch must be a pure function of (recipe.seed, step, slots).
+        """
+
+    @abstractmethod
+    def loss(self, forward: Callable[..., Any], batch: Any, step: int, slots: range) -> StepLoss:
+        """What a step minimises, a mean over the batch.
+
+        Args:
+            forward: the model, wrapped for the devices; called once.
+            batch: of :meth:`batches`, on the device.
+            step: from 0.
+            slots: those of this process.
+        """
+
+    @abstractmethod
+    def evaluate(self, rank: int, world: int) -> torch.Tensor:
+        """Sums over this process's share of what is evaluated during training."""
+
+    @abstractmethod
+    def scores(self, sums: torch.Tensor) -> Scores:
+        """The scores that belong to the sums of all processes."""
+
+    @abstractmethod
+    def picture(self, step: int) -> Image.Image:
+        """Reconstructions beside their targets."""
+
+    @abstractmethod
+    def metadata(self) -> Mapping[str, Any]:
+        """What exported weights need beside them to be loaded again."""
+
+    @abstractmethod
+    def table(self, options: EvaluationOptions) -> Table:
+        """A full evaluation of the trained model."""
+
+
+class StepData(Dataset[Any]):
+    """Batches indexed by step.
+
+    Args:
+        make: the batch of a step.
+    """
+
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.make = make
+
+    def __getitem__(self, step: int) -> Any:
+        return self.make(step)
+
+
+class _Range(Sampler[int]):
+    def __init__(self, first: int, last: int) -> None:
+        self.steps = range(first, last)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Any:
+        return iter(self.steps)
+
+
+def step_loader(
+    make: Callable[[int], Any], first: int, last: int, workers: int, pin_memory: bool
+) -> DataLoader[Any]:
+    """Batches of the steps ``first … last − 1``, prepared ahead by ``workers`` processes."""
+    return DataLoader(
+        StepData(make),
+        batch_size=None,
+        sampler=_Range(first, last),
+        num_workers=workers,
+        pin_memory=pin_memory,
+    )

@@ -1,0 +1,69 @@
+"""Data that recipes make for themselves, once for all runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ginr_fast.data.cars import CarsConfig, make_cars
+from ginr_fast.data.shapes import ShapesConfig, make_shapes
+from ginr_fast.training.recipes import MnifScenesRecipe, MnifVoxelsRecipe
+
+CACHE_VARIABLE = "GINR_FAST_CACHE"
+# Held-out shapes are another draw; the training seed of made data is 0.
+_HELD_OUT_SEED = 1
+_NOVEL_VIEWS = 24
+
+
+def cache_folder() -> Path:
+    """Where made data is kept: ``GINR_FAST_CACHE``, or ginr_fast in the user's cache folder."""
+    from ginr_fast import __version__
+
+    given = os.environ.get(CACHE_VARIABLE)
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(given) if given else user / "ginr_fast") / __version__
+
+
+def made_cars(recipe: MnifScenesRecipe) -> Path:
+    """The folder of the cars that a recipe trains on, made if it is not there."""
+    config = CarsConfig(
+        scenes=recipe.made_scenes,
+        views=recipe.made_views,
+        test_scenes=recipe.made_held_out,
+        test_views=_NOVEL_VIEWS,
+        size=recipe.image_size or 128,
+    )
+    sizes = f"{config.scenes}x{config.views}-{config.test_scenes}x{config.test_views}"
+    out = cache_folder() / f"cars-{sizes}-{config.size}px"
+    with _progress("making cars") as progress:
+        return make_cars(out, config, progress)
+
+
+def made_shapes(recipe: MnifVoxelsRecipe) -> tuple[Path, Path]:
+    """The files of shapes that a recipe trains on and is evaluated with, made if not there."""
+    files = []
+    for name, count, seed in (
+        ("train", recipe.made_shapes, 0),
+        ("test", recipe.made_held_out, _HELD_OUT_SEED),
+    ):
+        config = ShapesConfig(count, recipe.made_points, recipe.resolution, seed)
+        sizes = f"{config.shapes}x{config.points}-{config.resolution}"
+        out = cache_folder() / f"shapes-{sizes}-{name}.hdf5"
+        with _progress("making shapes") as progress:
+            files.append(make_shapes(out, config, progress))
+    return files[0], files[1]
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is gone when the work is done; it goes beside the results, not among them."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -221,65 +221,76 @@ void render_backward(const RenderGradTask& task) {
   }
 }
 
+namespace {
+
+// Loads and activates the samples of `rays` rays from `first` on, which fill blocks together.
+void load_rays(const Rendering& r, int64_t channels, const float* values, const float* positions,
+               const float* scales, int64_t rays, const Samples& samples, float* blocks) {
+  const int64_t out_dim = channels + 1, used = rays * r.samples;
+  for (int64_t ray = 0; ray < rays; ++ray) {
+    const int64_t at = ray * r.samples;
+    for (int64_t k = at; k < at + r.samples; ++k) samples.position[k] = positions[k];
+    ray_intervals(r, scales[ray], samples.position + at, samples.interval + at,
+                  samples.delta + at);
+  }
+  fill(samples.delta, used, whole_blocks(used) * kSamples);
+  for (int64_t i = 0; i < used; i += kSamples) {
+    float* of_block = blocks + i * out_dim;
+    gather(values + i * out_dim, out_dim, used - i < kSamples ? used - i : kSamples, of_block);
+    activate(r, channels, of_block, i, samples);
+  }
+}
+
+}  // namespace
+
 void composite_forward(const CompositeTask& task) {
   const Rendering& r = task.rendering;
-  const int64_t out_dim = task.channels + 1, blocks = whole_blocks(r.samples);
-  const int64_t row = blocks * kSamples;
+  const int64_t out_dim = task.channels + 1, S = r.samples;
+  const int64_t together = rays_together(S, kForwardRays);
+  const int64_t row = kSamples * group_blocks(S, kForwardRays);
   const Samples samples(task.scratch, row);
-  float* values = task.scratch + kRenderRows * row;
-  for (int64_t ray = 0; ray < task.rays; ++ray) {
-    const float* position = task.positions + ray * r.samples;
-    for (int64_t k = 0; k < r.samples; ++k) samples.position[k] = position[k];
-    ray_intervals(r, task.scales[ray], position, samples.interval, samples.delta);
-    fill(samples.delta, r.samples, row);
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t left = r.samples - b * kSamples;
-      float* of_block = values + b * out_dim * kSamples;
-      gather(task.values + (ray * r.samples + b * kSamples) * out_dim, out_dim,
-             left < kSamples ? left : kSamples, of_block);
-      activate(r, task.channels, of_block, b * kSamples, samples);
+  float* blocks = task.scratch + kRenderRows * row;
+  for (int64_t first = 0; first < task.rays; first += together) {
+    const int64_t rays = task.rays - first < together ? task.rays - first : together;
+    load_rays(r, task.channels, task.values + first * S * out_dim, task.positions + first * S,
+              task.scales + first, rays, samples, blocks);
+    for (int64_t ray = 0; ray < rays; ++ray) {
+      composite_ray(r, task.channels, blocks, ray * S, samples,
+                    task.out + (first + ray) * (task.channels + 2));
     }
-    composite_ray(r, task.channels, values, 0, samples, task.out + ray * (task.channels + 2));
   }
 }
 
 void composite_backward(const CompositeGradTask& task) {
   const Rendering& r = task.rendering;
-  const int64_t out_dim = task.channels + 1, blocks = whole_blocks(r.samples);
-  const int64_t row = blocks * kSamples;
+  const int64_t out_dim = task.channels + 1, S = r.samples;
+  const int64_t together = rays_together(S, kForwardRays);
+  const int64_t row = kSamples * group_blocks(S, kForwardRays);
   const Samples samples(task.scratch, row);
-  float* values = task.scratch + kRenderRows * row;
-  float* grads = values + out_dim * row;
-  for (int64_t ray = 0; ray < task.rays; ++ray) {
-    const float* position = task.positions + ray * r.samples;
-    const float scale = task.scales[ray];
-    for (int64_t k = 0; k < r.samples; ++k) samples.position[k] = position[k];
-    ray_intervals(r, scale, position, samples.interval, samples.delta);
-    fill(samples.delta, r.samples, row);
+  float* blocks = task.scratch + kRenderRows * row;
+  float* grads = blocks + out_dim * row;
+  for (int64_t first = 0; first < task.rays; first += together) {
+    const int64_t rays = task.rays - first < together ? task.rays - first : together;
+    load_rays(r, task.channels, task.values + first * S * out_dim, task.positions + first * S,
+              task.scales + first, rays, samples, blocks);
     fill(grads, 0, out_dim * row);
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t left = r.samples - b * kSamples;
-      float* of_block = values + b * out_dim * kSamples;
-      gather(task.values + (ray * r.samples + b * kSamples) * out_dim, out_dim,
-             left < kSamples ? left : kSamples, of_block);
-      activate(r, task.channels, of_block, b * kSamples, samples);
+    for (int64_t ray = 0; ray < rays; ++ray) {
+      float light = 1.0f;
+      for (int64_t i = ray * S; i < (ray + 1) * S; ++i) {
+        samples.light[i] = light;
+        light *= samples.passed[i] + r.epsilon;
+      }
+      float* of_position = task.grad_positions + (first + ray) * S;
+      fill(of_position, 0, S);
+      task.grad_scales[first + ray] = composite_ray_backward(
+          r, task.channels, blocks, ray * S, samples, task.scales[first + ray],
+          task.grad + (first + ray) * (task.channels + 2), grads, of_position);
     }
-    float light = 1.0f;
-    for (int64_t k = 0; k < r.samples; ++k) {
-      samples.light[k] = light;
-      light *= samples.passed[k] + r.epsilon;
-    }
-    float* of_position = task.grad_positions + ray * r.samples;
-    fill(of_position, 0, r.samples);
-    task.grad_scales[ray] =
-        composite_ray_backward(r, task.channels, values, 0, samples, scale,
-                               task.grad + ray * (task.channels + 2), grads, of_position);
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t left = r.samples - b * kSamples;
-      activate_backward(r, task.channels, values + b * out_dim * kSamples,
-                        grads + b * out_dim * kSamples);
-      scatter(grads + b * out_dim * kSamples, out_dim, left < kSamples ? left : kSamples,
-              task.grad_values + (ray * r.samples + b * kSamples) * out_dim);
+    const int64_t used = rays * S;
+    for (int64_t i = 0; i < used; i += kSamples) {
+      activate_backward(r, task.channels, blocks + i * out_dim, grads + i * out_dim);
+      scatter(grads + i * out_dim, out_dim, used - i < kSamples ? used - i : kSamples,
+              task.grad_values + (first * S + i) * out_dim);
     }
   }
 }

@@ -90,7 +90,7 @@ inline int64_t group_blocks(int64_t samples, int64_t most) {
 }
 
 // Arrays of one number a sample; see Samples in ray.h.
-constexpr int64_t kRenderRows = 6;
+constexpr int64_t kRenderRows = 7;
 
 inline int64_t render_floats(const Field& field, int64_t samples) {
   const int64_t row = kFieldSamples * group_blocks(samples, kForwardRays);
@@ -107,7 +107,7 @@ inline int64_t render_grad_floats(const Field& field, int64_t samples) {
          blocks * kept_floats(field) + backward_floats(field);
 }
 inline int64_t composite_floats(int64_t channels, int64_t samples) {
-  const int64_t row = (samples + kFieldSamples - 1) / kFieldSamples * kFieldSamples;
+  const int64_t row = kFieldSamples * group_blocks(samples, kForwardRays);
   return row * (2 * (channels + 1) + kRenderRows);
 }
 

@@ -19,15 +19,16 @@ struct Samples {
   float* sigma;     // density
   float* passed;    // e = exp(-sigma delta)
   float* light;     // T, what arrives from the camera
+  float* weight;    // w
 
-  static constexpr int64_t rows = 6;
   Samples(float* base, int64_t row)
       : position(base),
         interval(base + row),
         delta(base + 2 * row),
         sigma(base + 3 * row),
         passed(base + 4 * row),
-        light(base + 5 * row) {}
+        light(base + 5 * row),
+        weight(base + 6 * row) {}
 };
 
 inline float& value_at(float* values, int64_t out_dim, int64_t channel, int64_t sample) {
@@ -92,16 +93,35 @@ inline void activate(const Rendering& r, int64_t channels, float* values, int64_
 inline void composite_ray(const Rendering& r, int64_t channels, float* values, int64_t first,
                           const Samples& samples, float* out) {
   for (int64_t c = 0; c < channels + 2; ++c) out[c] = 0.0f;
-  float light = 1.0f;
+  float light = 1.0f, opacity = 0.0f, depth = 0.0f;
   for (int64_t i = first; i < first + r.samples; ++i) {
     const float passed = samples.passed[i], weight = light * (1.0f - passed);
     samples.light[i] = light;
-    for (int64_t c = 0; c < channels; ++c) {
-      out[c] += weight * value_at(values, channels + 1, c, i);
-    }
-    out[channels] += weight;
-    out[channels + 1] += weight * samples.position[i];
+    samples.weight[i] = weight;
+    opacity += weight;
+    depth += weight * samples.position[i];
     light *= passed + r.epsilon;
+  }
+  out[channels] = opacity;
+  out[channels + 1] = depth;
+  // A ray may lie across blocks: colours are summed block by block.
+  for (int64_t i = first; i < first + r.samples;) {
+    const int64_t in_block = kFieldSamples - i % kFieldSamples;
+    const int64_t left = first + r.samples - i, count = left < in_block ? left : in_block;
+    for (int64_t c = 0; c < channels; ++c) {
+      const float* color = &value_at(values, channels + 1, c, i);
+      Floats sum = all(0.0f);
+      int64_t k = 0;
+      for (; k + Floats::width <= count; k += Floats::width) {
+        sum = Floats::fma(Floats::load(color + k), Floats::load(samples.weight + i + k), sum);
+      }
+      if (k < count) {
+        const Floats rest = Floats::load_first(color + k, count - k);
+        sum = Floats::fma(rest, Floats::load_first(samples.weight + i + k, count - k), sum);
+      }
+      out[c] += sum.sum();
+    }
+    i += count;
   }
   if (r.white_background) {
     for (int64_t c = 0; c < channels; ++c) out[c] += 1.0f - out[channels];

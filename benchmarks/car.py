@@ -35,8 +35,8 @@ class Car:
 
 
 @functools.cache
-def trained_car(device: str, steps: int = 500) -> Car:
-    """500 steps of 1,024 rays; with a penalty on density in empty space (Cauchy, as SNeRG,
+def trained_car(device: str, steps: int) -> Car:
+    """Steps of 1,024 rays; with a penalty on density in empty space (Cauchy, as SNeRG,
     arXiv 2103.14645, has it), without which a field fills the air before a white wall with white
     haze."""
     torch.manual_seed(0)

@@ -129,7 +129,7 @@ def test_view(benchmark, device: str) -> None:
 
 def test_view_with_occupancy(benchmark, device: str) -> None:
     """The same of a trained car, skipping what an occupancy grid shows to be empty."""
-    car = trained_car(device)
+    car = trained_car(device, steps=500 if benchmark.enabled else 20)
     grid = ginr_fast.OccupancyGrid.build(car.weights, MNIF_S, low=-1.3, high=1.3)
     settings = dict(near=NEAR, far=FAR, samples=SAMPLES)
 

@@ -65,8 +65,9 @@ WRONG_VIEWS = [
     ("directions", torch.ones(2, 5, 3).long(), TypeError, "expected dtype .*, got int64"),
     ("directions", torch.randn(2, 5, 2), ValueError, r"expected shape \(..., ..., 3\), got"),
     ("directions", torch.tensor(1.0), ValueError, r"expected shape \(3\), got \(\)"),
-    ("directions", torch.randn(2, 4, 3), ValueError, "expected 5 directions, or as many for each"),
-    ("directions", torch.randn(3, 5, 3), ValueError, "expected 5 directions, .* of the 2 inst"),
+    ("directions", torch.randn(2, 4, 3), ValueError, r"expected shape \(2, 5, 3\) or \(5, 3\)"),
+    ("directions", torch.randn(5, 2, 3), ValueError, r"expected shape .*, got \(5, 2, 3\)"),
+    ("directions", torch.randn(3, 5, 3), ValueError, r"expected shape .*, got \(3, 5, 3\)"),
     ("directions", torch.randn(2, 5, 3).to("meta"), ValueError, "expected device cpu, got meta"),
 ]
 

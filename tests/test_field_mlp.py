@@ -375,3 +375,21 @@ def test_the_backend_is_told_and_so_are_the_flops():
     (plan,) = ginr_fast.explain(field_mlp, inputs[0], inputs[1].double(), spec).plans
     assert plan.backend == "blocked" and "not float64" in plan.refused["native"]
     assert op._ARGUMENTS == ("coords", "weights", "directions")
+
+
+def test_a_sine_at_the_end_never_sees_a_bfloat16_phase():
+    spec = FieldSpec(
+        coord_dim=2,
+        out_dim=3,
+        hidden_dim=32,
+        hidden_layers=1,
+        out_activation="sine",
+        encoding=FourierEncoding.log_spaced(4, 8.0),
+    )
+    torch.manual_seed(0)
+    weights = (0.3 * torch.randn(2, spec.parameter_count)).bfloat16()
+    coords = torch.rand(2, 70, 2)
+    with ginr_fast.backend("native"):
+        got = ginr_fast.field_mlp(coords, weights, spec)
+        want = ginr_fast.field_mlp(coords, weights.float(), spec)
+    assert torch.equal(got, want.bfloat16())

@@ -75,7 +75,7 @@ def forward(coords: Tensor, weights: Tensor, spec: FieldSpec) -> Tensor:
     coords = plain(coords)
     batch, count, shared = weights.shape[0], coords.shape[1], coords.shape[0] < weights.shape[0]
     threads = torch.get_num_threads()
-    if dtype == torch.bfloat16 and spec.activation != "sine":
+    if dtype == torch.bfloat16 and "sine" not in (spec.activation, spec.out_activation):
         weights = weights.contiguous()
         out = weights.new_empty(batch, count, spec.out_dim)
         where = address(weights), address(coords), address(out)

@@ -113,14 +113,13 @@ def _checked_directions(
         dtypes=PHASE_DTYPES,
         device=weights.device,
     )
-    count = math.prod(shape[1:])
-    whole = (shape[0] * count, count)
-    points = directions.numel() // VIEW_COMPONENTS
-    if points not in whole:
+    shared = (*shape[1:], VIEW_COMPONENTS)
+    if tuple(directions.shape) not in (shared, (1, *shared), (shape[0], *shared)):
         raise ValueError(
-            f"directions: expected {whole[1]} directions, or as many for each of the {shape[0]} "
-            f"instances, got shape {tuple(directions.shape)}"
+            f"directions: expected shape {(shape[0], *shared)} or {shared}, as the coordinates "
+            f"have, got {tuple(directions.shape)}"
         )
+    count = math.prod(shape[1:])
     views = (
         directions.reshape(-1, count, VIEW_COMPONENTS) if count else directions.new_zeros(1, 0, 3)
     )

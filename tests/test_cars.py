@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from ginr_fast.data import SrnScenes
+from ginr_fast.data import LearnItScenes, SrnScenes, learnit
 from ginr_fast.data.car_models import KINDS, build_car, draw_parameters
-from ginr_fast.data.cars import FAR, FOCAL, NEAR, RADIUS, CarsConfig, make_cars
-from ginr_fast.data.raytrace import Light, hull, render, trace
+from ginr_fast.data.cars import (
+    FAR,
+    FOCAL,
+    LEARNIT_RADIUS,
+    NEAR,
+    RADIUS,
+    CarsConfig,
+    make_cars,
+)
+from ginr_fast.data.raytrace import Light, hull, render, render_rgba, trace
 from ginr_fast.rays import camera_rays, look_at, random_poses, spiral_poses
 
 SMALL = CarsConfig(scenes=2, views=3, test_scenes=1, test_views=2, size=12, supersample=1)
@@ -93,6 +102,25 @@ def test_supersampling_averages_finer_rays() -> None:
     fine = render([solid], pose, 16, 16.4, Light(), supersample=1)
     averaged = fine.reshape(8, 2, 8, 2, 3).astype(float).mean(axis=(1, 3))
     assert np.abs(render([solid], pose, 8, 8.2, Light(), supersample=2) - averaged).max() <= 1
+
+
+@pytest.mark.parametrize("supersample", [1, 3])
+def test_transparent_views_over_white_are_those_on_white(supersample: int) -> None:
+    ball = hull(random_poses(300, 0.3, seed=0)[:, :3, 3].double().numpy(), red)
+    wall = hull(CUBE * [0.2, 0.05, 0.4], lambda hits: torch.full((len(hits.points), 3), 0.8))
+    pose = look_at((1.0, 0.4, 0.7))
+    arguments = ([ball, wall], pose, 24, FOCAL * 24, Light(), supersample)
+    rgba, on_white = render_rgba(*arguments).astype(float) / 255, render(*arguments)
+    assert rgba.shape == (24, 24, 4)
+    alpha = rgba[..., 3:]
+    over = 255 * (rgba[..., :3] * alpha + 1 - alpha)
+    assert np.abs(over - on_white).max() < 1.6
+    covered = supersample**2 * alpha
+    assert np.abs(covered - covered.round()).max() < 0.02 * supersample**2
+    assert (alpha == 0).mean() > 0.3 and (alpha == 1).mean() > 0.1
+    assert ((alpha > 0) & (alpha < 1)).any() == (supersample > 1)
+    bright = rgba[alpha[..., 0] > 0][:, 0]
+    assert bright.min() > 0.35  # colours are not multiplied by alpha, nor mixed with black
 
 
 # Cars
@@ -226,3 +254,84 @@ def test_other_settings_and_other_folders_are_refused(made: Path, tmp_path: Path
         CarsConfig(size=0)
     with pytest.raises(ValueError, match="seed: "):
         CarsConfig(seed=-1)
+    with pytest.raises(ValueError, match="format: expected srn or learnit, got 'nerf'"):
+        CarsConfig(format="nerf")
+
+
+def test_settings_of_sets_made_before_are_the_same(made: Path) -> None:
+    assert json.loads((made / "cars.json").read_text()) == {
+        "kind": "cars",
+        "version": 1,
+        "scenes": 2,
+        "views": 3,
+        "test_scenes": 1,
+        "test_views": 2,
+        "size": 12,
+        "seed": 0,
+        "supersample": 1,
+    }
+
+
+# LearnIt's format
+
+LEARNIT = replace(SMALL, format="learnit", supersample=2)
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cars(tmp_path_factory.mktemp("objects") / "cars", LEARNIT)
+
+
+def test_a_made_set_reads_as_learnit(objects: Path) -> None:
+    train, val, test = (LearnItScenes(objects, "cars", name) for name in ("train", "val", "test"))
+    assert train.names == ("train-000000", "train-000001")
+    assert val.names == ("val-000000",) and test.names == ("test-000000",)
+    scene = train.scene(1)
+    assert scene.images.shape == (5, 12, 12, 3)
+    assert scene.focal == pytest.approx(FOCAL * 12)
+    assert torch.allclose(scene.poses[:, :3, 3].norm(dim=1), torch.tensor(LEARNIT_RADIUS))
+    assert torch.equal(scene.poses[3:], test.scene(0).poses)  # the spiral
+    assert torch.equal(scene.poses[3:], val.scene(0).poses)
+    assert not torch.equal(val.scene(0).images, test.scene(0).images)
+    reach = 0.5 * LEARNIT_RADIUS / RADIUS  # of the cars, from the origin
+    assert LEARNIT_RADIUS - reach > learnit.NEAR and LEARNIT_RADIUS + reach < learnit.FAR
+
+
+def test_both_formats_show_the_same_cars(objects: Path, tmp_path: Path) -> None:
+    scenes = make_cars(tmp_path, replace(LEARNIT, format="srn"))
+    for one, two, views in (
+        (SrnScenes(scenes, "train").scene(1), LearnItScenes(objects, "car", "train").scene(1), 3),
+        (SrnScenes(scenes, "test").scene(0), LearnItScenes(objects, "car", "test").scene(0), 2),
+    ):
+        difference = one.images.int() - two.images[:views].int()
+        assert difference.abs().max() <= 2 and one.images.min() < 100
+        assert torch.equal(one.poses[:, :3, :3], two.poses[:views, :3, :3])
+
+
+def test_an_interrupted_learnit_set_is_taken_up(objects: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        assert total == 14
+        if done >= 10:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "cars"
+    with pytest.raises(KeyboardInterrupt):
+        make_cars(out, LEARNIT, stop)
+    (out / "cars" / ".val-000000.partial").mkdir()
+    kept = out / "cars" / "train-000001" / "transforms.json"
+    before = kept.stat().st_mtime_ns
+    with pytest.raises(ValueError, match="cars_splits.json: missing"):  # until it is whole
+        LearnItScenes(out, "cars", "train")
+    make_cars(out, LEARNIT)
+    assert kept.stat().st_mtime_ns == before
+    assert not (out / "cars" / ".val-000000.partial").exists()
+    for split in ("train", "val", "test"):
+        one, two = (LearnItScenes(root, "cars", split) for root in (out, objects))
+        assert one.fingerprint() == two.fingerprint()
+
+
+def test_formats_are_not_mixed(made: Path, objects: Path) -> None:
+    with pytest.raises(ValueError, match=r"kind is 'cars', asked for \"cars in LearnIt's format"):
+        make_cars(made, replace(SMALL, format="learnit"))
+    with pytest.raises(ValueError, match=r"kind is \"cars in LearnIt's format\", asked for 'cars'"):
+        make_cars(objects, replace(LEARNIT, format="srn"))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ginr_fast import cli
-from ginr_fast.data import SrnScenes, VoxelPoints
+from ginr_fast.data import LearnItScenes, SrnScenes, VoxelPoints
 from ginr_fast.pictures import (
     contact_sheet,
     save_frames,
@@ -44,6 +44,18 @@ def test_cars_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["make-data", "cars", "--out", str(out), *CARS.split(), "--seed", "3"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.endswith("(seed is 0, asked for 3); name another folder")
+
+
+def test_cars_in_learnit_format_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["make-data", "cars", "--out", str(tmp_path / "cars"), *CARS.split()]
+    assert cli.main([*arguments, "--format", "learnit"]) == 0
+    assert capsys.readouterr().out.endswith("1 cars to train on, 1 to test with, 10x10 pixels\n")
+    scene = LearnItScenes(tmp_path / "cars", "cars", "train", max_views=2).scene(0)
+    assert scene.images.shape == (2, 10, 10, 3)
+    assert cli.main([*arguments, "--format", "srn"]) == 2
+    assert "asked for 'cars'); name another folder" in capsys.readouterr().err
 
 
 def test_shapes_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,17 +15,19 @@ from ginr_fast.data.cars import CarsConfig, make_cars
 from ginr_fast.data.shapes import ShapesConfig, make_shapes
 
 KINDS = {
-    "cars": "ray-traced cars with poses, in the format of SRN Cars",
+    "cars": "ray-traced cars with poses, in the format of SRN Cars or of LearnIt-ShapeNet",
     "shapes": "voxel shapes and points near their surfaces, in IM-Net's format",
 }
 
 
 @dataclass(frozen=True)
 class CarsArguments:
-    """Ray-trace parametric cars from known poses, in the format of SRN Cars.
+    """Ray-trace parametric cars from known poses, in the format of SRN Cars or of LearnIt-ShapeNet.
 
-    Three splits: cars_train, cars_train_novel (the same cars from other places) and cars_test
-    (other cars). The same command again finishes what was interrupted.
+    SRN's format has three splits: cars_train, cars_train_novel (the same cars from other places)
+    and cars_test (other cars). LearnIt's has train, val and test (other cars each); the frames of
+    its training objects are the views to train on, then those from other places. The same command
+    again finishes what was interrupted.
 
     Args:
         out: the folder of the data set.

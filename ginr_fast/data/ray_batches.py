@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ginr_fast.data.order import instance_order
-from ginr_fast.data.srn import SrnScenes
+from ginr_fast.data.scenes import Scenes
 from ginr_fast.rays import pixel_rays
 
 
@@ -34,7 +34,7 @@ class RayBatch(NamedTuple):
 def ray_batch(
     seed: int,
     step: int,
-    scenes: SrnScenes,
+    scenes: Scenes,
     scenes_per_batch: int,
     views: int,
     rays_per_view: int,
@@ -77,7 +77,7 @@ def ray_batch(
 
 
 def _rays(
-    seed: int, step: int, slot: int, scenes: SrnScenes, index: int, views: int, rays: int
+    seed: int, step: int, slot: int, scenes: Scenes, index: int, views: int, rays: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     scene = scenes.scene(index)
     count, height, width = scene.images.shape[:3]

@@ -121,6 +121,14 @@ def trace(
     Returns:
         ``(N, 3)``, float32 in [0, 1].
     """
+    colors, hit = _traced(solids, origin, directions, light)
+    return torch.where(hit[:, None], colors, background)
+
+
+def _traced(
+    solids: Sequence[Solid], origin: torch.Tensor, directions: torch.Tensor, light: Light
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Colours ``(N, 3)``, black where a ray meets nothing, and whether it meets something."""
     count = directions.shape[0]
     nearest = torch.full((count,), torch.inf)
     owner = torch.full((count,), -1, dtype=torch.int64)
@@ -131,14 +139,14 @@ def trace(
         closer = enter < nearest[rays]
         nearest[rays[closer]] = enter[closer]
         owner[rays[closer]] = index
-    colors = torch.full((count, 3), background)
+    colors = torch.zeros(count, 3)
     toward = torch.nn.functional.normalize(torch.tensor(light.direction), dim=0)
     for index, solid in enumerate(solids):
         rays = (owner == index).nonzero()[:, 0]
         if len(rays):
             points = origin + nearest[rays, None] * directions[rays]
             colors[rays] = _shaded(solid, points, toward, light.ambient)
-    return colors
+    return colors, owner >= 0
 
 
 def render(
@@ -162,11 +170,56 @@ def render(
     Returns:
         ``(size, size, 3)``, uint8.
     """
+    origin, directions = _fine_rays(pose, size, focal, supersample)
+    colors = trace(solids, origin, directions, light)
+    return _bytes(_averaged(colors, size, supersample))
+
+
+def render_rgba(
+    solids: Sequence[Solid],
+    pose: torch.Tensor,
+    size: int,
+    focal: float,
+    light: Light,
+    supersample: int = 2,
+) -> np.ndarray:
+    """A square view of solids on nothing; over white it is what :func:`render` gives.
+
+    Args:
+        solids: see :func:`trace`.
+        pose: ``(4, 4)``, camera-to-world with OpenGL axes, float32.
+        size: height and width, in pixels.
+        focal: in pixels.
+        light: see :class:`Light`.
+        supersample: s × s rays a pixel are averaged.
+
+    Returns:
+        ``(size, size, 4)``, uint8: the mean colour of what a pixel sees of the solids, black where
+        it sees nothing of them, and the part of it that they cover.
+    """
+    origin, directions = _fine_rays(pose, size, focal, supersample)
+    colors, hit = _traced(solids, origin, directions, light)
+    cells = _averaged(torch.cat([colors, hit[:, None].float()], dim=1), size, supersample)
+    coverage = cells[..., 3:]
+    seen = cells[..., :3] / coverage.clamp(min=1 / (2 * supersample**2))
+    return _bytes(torch.cat([seen, coverage], dim=-1))
+
+
+def _fine_rays(
+    pose: torch.Tensor, size: int, focal: float, supersample: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     fine = size * supersample
     origins, directions = camera_rays(pose, fine, fine, focal * supersample)
-    colors = trace(solids, origins[0, 0].clone(), directions.reshape(-1, 3), light)
-    cells = colors.view(size, supersample, size, supersample, 3).mean(dim=(1, 3))
-    return (cells.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return origins[0, 0].clone(), directions.reshape(-1, 3)
+
+
+def _averaged(values: torch.Tensor, size: int, supersample: int) -> torch.Tensor:
+    """The means over the rays of each pixel, ``(size, size, channels)``."""
+    return values.view(size, supersample, size, supersample, -1).mean(dim=(1, 3))
+
+
+def _bytes(values: torch.Tensor) -> np.ndarray:
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
 def _near_sphere(

@@ -10,11 +10,8 @@ world-to-camera.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,35 +19,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ginr_fast.data.images import BrokenImageError, load_image
-from ginr_fast.rays import Focal, scale_focal
+from ginr_fast.data.scenes import (
+    BrokenSceneError,
+    Scene,
+    Scenes,
+    check_pose,
+    check_views,
+    described_size,
+    read_images,
+)
+from ginr_fast.rays import scale_focal
+
+NEAR, FAR = 0.8, 1.8  # of SRN Cars: cameras at 1.3 around objects within a sphere of radius 1/2
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _OPENCV_TO_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-_RIGID = 1e-3  # published poses are rounded to six digits
-
-
-class BrokenSceneError(ValueError):
-    """A scene that cannot be used; the message names the file and what is wrong with it."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """The views of one scene.
-
-    Args:
-        name: of its folder.
-        images: ``(V, H, W, 3)``, uint8.
-        poses: ``(V, 4, 4)``, float32, camera-to-world with OpenGL axes.
-        focal: focal length in pixels of these images, or ``(fx, fy)``.
-        center: principal point ``(cx, cy)`` in pixels of these images.
-    """
-
-    name: str
-    images: torch.Tensor
-    poses: torch.Tensor
-    focal: Focal
-    center: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -70,7 +53,7 @@ class Intrinsics:
     world_to_camera: bool = False
 
 
-class SrnScenes:
+class SrnScenes(Scenes):
     """The scenes of one split, read when asked for and kept while there is room.
 
     Args:
@@ -95,93 +78,35 @@ class SrnScenes:
         max_views: int | None = None,
         max_bytes: int = 2 << 30,
     ) -> None:
-        for name, value in (("image_size", image_size), ("max_views", max_views)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected a positive integer or None, got {value}")
-        self.folder = _split_folder(Path(root), split)
-        self.image_size, self.max_views, self.max_bytes = image_size, max_views, max_bytes
-        folders = sorted(path.parent for path in self.folder.glob("*/intrinsics.txt"))
-        folders = [folder for folder in folders if not folder.name.startswith(".")]
+        folder = _split_folder(Path(root), split)
+        folders = sorted(path.parent for path in folder.glob("*/intrinsics.txt"))
+        folders = [path for path in folders if not path.name.startswith(".")]
+        super().__init__(folder, folders, image_size, max_views, max_bytes)
         if not folders:
-            raise ValueError(
-                f"data: {self.folder} holds no scene; expected folders with intrinsics.txt"
-            )
-        self._folders = folders
-        self._views = [_views(folder, max_views) for folder in folders]
-        self._kept: OrderedDict[int, Scene] = OrderedDict()
-        self._bytes = 0
+            raise ValueError(f"data: {folder} holds no scene; expected folders with intrinsics.txt")
+        self._views = [_views(path, max_views) for path in folders]
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the scenes, in order."""
-        return tuple(folder.name for folder in self._folders)
-
-    def __len__(self) -> int:
-        return len(self._folders)
-
-    def scene(self, index: int) -> Scene:
-        """One scene, from memory if it is there still.
-
-        Raises:
-            IndexError: no such scene.
-            BrokenSceneError: names the file and what is wrong with it.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"index: expected 0 to {len(self) - 1}, got {index}")
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
-        scene = self._kept[index] = self._read(index)
-        self._bytes += scene.images.nbytes
-        while self._bytes > self.max_bytes and len(self._kept) > 1:
-            _, dropped = self._kept.popitem(last=False)
-            self._bytes -= dropped.images.nbytes
-        return scene
-
-    def check(self) -> None:
-        """Read every scene once, so that a broken one shows up now and not after hours.
-
-        Raises:
-            BrokenSceneError: names the first file that cannot be used.
-        """
-        for index in range(len(self)):
-            self.scene(index)
-
-    def fingerprint(self) -> str:
-        """A digest of the files' names and sizes in bytes and of how they are used."""
-        digest = hashlib.sha256(f"{self.image_size}\0{self.max_views}\n".encode())
-        for folder, views in zip(self._folders, self._views, strict=True):
-            for path in (folder / "intrinsics.txt", *(path for view in views for path in view)):
-                name = path.relative_to(self.folder).as_posix()
-                digest.update(f"{name}\0{path.stat().st_size}\n".encode())
-        return digest.hexdigest()
+    def _files(self, index: int) -> Sequence[Path]:
+        views = (path for view in self._views[index] for path in view)
+        return [self._folders[index] / "intrinsics.txt", *views]
 
     def _read(self, index: int) -> Scene:
         folder, views = self._folders[index], self._views[index]
         intrinsics = read_intrinsics(folder / "intrinsics.txt")
         poses = [read_pose(pose, intrinsics.world_to_camera) for pose, _ in views]
-        with ThreadPoolExecutor(4) as pool:  # decoding releases the interpreter's lock
-            images = list(pool.map(_read_image, (path for _, path in views)))
-        for (_, path), image in zip(views, images, strict=True):
-            if image.shape != images[0].shape:
-                raise BrokenSceneError(
-                    f"{path}: expected {_size(images[0].shape)} as in {views[0][1].name}, "
-                    f"got {_size(image.shape)}"
-                )
+        images = read_images([path for _, path in views])
         height, width = images[0].shape[:2]
         if height * intrinsics.size[1] != width * intrinsics.size[0]:
             raise BrokenSceneError(
-                f"{views[0][1]}: expected the aspect of intrinsics.txt, {_size(intrinsics.size)}, "
-                f"got {_size(images[0].shape)}"
+                f"{views[0][1]}: expected the aspect of intrinsics.txt, "
+                f"{described_size(intrinsics.size)}, got {described_size(images[0].shape)}"
             )
-        size = height, width
-        if self.image_size is not None:
-            size = self.image_size, round(width * self.image_size / height)
-            images = [_resized(image, *size) for image in images]
+        stacked = self._stacked(images)
+        size = stacked.shape[1], stacked.shape[2]
         cx, cy = intrinsics.center
         return Scene(
             folder.name,
-            torch.from_numpy(np.stack(images)),
+            stacked,
             torch.from_numpy(np.stack(poses)),
             scale_focal(intrinsics.focal, intrinsics.size, size),
             (cx * size[1] / intrinsics.size[1], cy * size[0] / intrinsics.size[0]),
@@ -232,12 +157,7 @@ def read_pose(path: Path, world_to_camera: bool = False) -> np.ndarray:
     if len(numbers) != 16:
         raise BrokenSceneError(f"{path}: expected 16 numbers, got {len(numbers)}")
     pose = np.array(numbers).reshape(4, 4)
-    rotation = pose[:3, :3]
-    error = np.abs(rotation.T @ rotation - np.eye(3)).max()
-    if error > _RIGID or np.linalg.det(rotation) < 0 or np.abs(pose[3] - [0, 0, 0, 1]).max() > 0:
-        raise BrokenSceneError(
-            f"{path}: expected a rotation and a translation, got {pose.tolist()}"
-        )
+    check_pose(path, pose)
     if world_to_camera:
         pose = np.linalg.inv(pose)
     return (pose @ _OPENCV_TO_OPENGL).astype(np.float32)
@@ -262,10 +182,7 @@ def write_scene(
     Raises:
         ValueError: arrays of other shapes.
     """
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise ValueError(f"images: expected (V, H, W, 3) uint8, got {images.shape} {images.dtype}")
-    if poses.shape != (len(images), 4, 4):
-        raise ValueError(f"poses: expected {(len(images), 4, 4)}, got {poses.shape}")
+    check_views(images, poses, 3)
     height, width = images.shape[1:3]
     cx, cy = (width / 2, height / 2) if center is None else center
     for part in ("pose", "rgb"):
@@ -334,19 +251,6 @@ def _by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     }
 
 
-def _read_image(path: Path) -> np.ndarray:
-    try:
-        return load_image(path)
-    except BrokenImageError as error:
-        raise BrokenSceneError(str(error)) from None
-
-
-def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    if image.shape[:2] == (height, width):
-        return image
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
-
-
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii")
@@ -362,7 +266,3 @@ def _numbers(path: Path, words: Sequence[str]) -> list[float]:
     if not np.isfinite(numbers).all():
         raise BrokenSceneError(f"{path}: expected finite numbers, got {numbers}")
     return numbers
-
-
-def _size(shape: Sequence[int]) -> str:
-    return f"{shape[0]}x{shape[1]} pixels"

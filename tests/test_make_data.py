@@ -67,10 +67,19 @@ def test_shapes_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(VoxelPoints(out, 16)) == 2
 
 
+def test_audio_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "clips"
+    options = ["--clips", "3", "--test-clips", "2", "--seconds", "0.1", "--rate", "4000"]
+    assert cli.main(["make-data", "audio", "--out", str(out), *options]) == 0
+    printed = f"{out}: 3 clips to train on, 2 to test with, 0.1 s at 4000 Hz\n"
+    assert capsys.readouterr().out == printed
+    assert [len(list((out / name).glob("*.wav"))) for name in ("train", "test")] == [3, 2]
+
+
 @pytest.mark.parametrize("arguments", [[], ["boats"]])
 def test_kinds_are_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["make-data", *arguments]) == 2
-    assert "kind: expected one of cars, shapes" in capsys.readouterr().err
+    assert "kind: expected one of cars, shapes, audio" in capsys.readouterr().err
     assert cli.main(["make-data", "--help"]) == 0
     assert "usage: ginr-fast make-data KIND" in capsys.readouterr().out
 

@@ -13,10 +13,12 @@ from tyro.conf import arg
 from ginr_fast.commands import common
 from ginr_fast.data.cars import CarsConfig, make_cars
 from ginr_fast.data.shapes import ShapesConfig, make_shapes
+from ginr_fast.data.tones import AudioConfig, make_audio
 
 KINDS = {
     "cars": "ray-traced cars with poses, in the format of SRN Cars or of LearnIt-ShapeNet",
     "shapes": "voxel shapes and points near their surfaces, in IM-Net's format",
+    "audio": "clips of vowels, plucked strings, glides and noise, as WAV files",
 }
 
 
@@ -49,6 +51,19 @@ class ShapesArguments:
 
     out: Path
     shapes: Annotated[ShapesConfig, arg(name="")] = field(default_factory=ShapesConfig)
+
+
+@dataclass(frozen=True)
+class AudioArguments:
+    """Make short clips of vowels, plucked strings, glides and noise, as WAV files.
+
+    Args:
+        out: the folder of the data set, with a folder for training and one for testing.
+        audio: what is made.
+    """
+
+    out: Path
+    audio: Annotated[AudioConfig, arg(name="")] = field(default_factory=AudioConfig)
 
 
 def usage() -> str:
@@ -84,13 +99,21 @@ def main(arguments: Sequence[str]) -> None:
             f"{made}: {cars.cars.scenes} cars to train on, {cars.cars.test_scenes} to test with, "
             f"{cars.cars.size}x{cars.cars.size} pixels"
         )
-    else:
+    elif name == "shapes":
         shapes = common.parse(ShapesArguments, rest, "make-data shapes")
         with progress_bar("shapes") as progress:
             made = make_shapes(shapes.out, shapes.shapes, progress)
         print(
             f"{made}: {shapes.shapes.shapes} shapes of {shapes.shapes.resolution}^3 voxels, "
             f"{shapes.shapes.points} points each"
+        )
+    else:
+        audio = common.parse(AudioArguments, rest, "make-data audio")
+        with progress_bar("clips") as progress:
+            made = make_audio(audio.out, audio.audio, progress)
+        print(
+            f"{made}: {audio.audio.clips} clips to train on, {audio.audio.test_clips} to test "
+            f"with, {audio.audio.seconds:g} s at {audio.audio.rate} Hz"
         )
 
 

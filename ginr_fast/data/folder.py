@@ -45,7 +45,7 @@ def folder(
         raise FileNotFoundError(f"data: {root} is no folder")
     if not 0 < held_out < 1:
         raise ValueError(f"held_out: expected a fraction between 0 and 1, got {held_out}")
-    good, broken = _checked(_files(root), smallest)
+    good, broken = _checked(files_in(root), smallest)
     if broken:
         reasons = "; ".join(broken[:_NAMED_AT_MOST])
         if len(broken) > _NAMED_AT_MOST:
@@ -53,7 +53,7 @@ def folder(
         if strict:
             raise ValueError(f"data: {len(broken)} file(s) refused: {reasons}")
         warnings.warn(f"data: {len(broken)} file(s) skipped: {reasons}", stacklevel=2)
-    train, test = _split(root, good, held_out)
+    train, test = held_out_split(root, good, held_out)
     if not train or not test:
         raise ValueError(
             f"data: {root} holds {len(good)} readable image(s), {len(train)} to train on and "
@@ -62,7 +62,8 @@ def folder(
     return ImageFiles(root, tuple(train), tuple(test))
 
 
-def _files(root: Path) -> list[Path]:
+def files_in(root: Path) -> list[Path]:
+    """All files below a folder but hidden ones, sorted; links are followed."""
     found: list[Path] = []
     seen: set[str] = set()  # folders linked into themselves are entered once
     for where, folders, names in os.walk(root, followlinks=True):
@@ -90,7 +91,8 @@ def _checked(paths: Iterable[Path], smallest: int) -> tuple[list[Path], list[str
     return good, [reason for reason in reasons if reason is not None]
 
 
-def _split(root: Path, paths: list[Path], fraction: float) -> tuple[list[Path], list[Path]]:
+def held_out_split(root: Path, paths: list[Path], fraction: float) -> tuple[list[Path], list[Path]]:
+    """Files to train on and files to hold out: by folders named so, else by a hash of the name."""
     names = {path: path.relative_to(root) for path in paths}
     tops = {name.parts[0] for name in names.values() if len(name.parts) > 1}
     test_names = [name for name in _HELD_OUT_NAMES if name in tops]

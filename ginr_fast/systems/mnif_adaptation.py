@@ -11,79 +11,25 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from ginr_fast.coords import CoordinateGrid
 from ginr_fast.systems.mnif import Mnif
+from ginr_fast.systems.samples import PointSamples, RaySamples, Samples, instance_errors, predict
 
-
-class PointSamples(NamedTuple):
-    """Values of B instances at points: pixels or voxels.
-
-    Args:
-        coords: ``(B, ..., d)``, ``(..., d)`` shared, or a grid.
-        values: ``(B, ..., out)``, in [-1, 1].
-    """
-
-    coords: torch.Tensor | CoordinateGrid
-    values: torch.Tensor
-
-
-class RaySamples(NamedTuple):
-    """Colours along rays through B scenes.
-
-    Args:
-        origins: ``(B, ..., 3)``.
-        directions: ``(B, ..., 3)``.
-        colors: ``(B, ..., 3)``, in [0, 1].
-    """
-
-    origins: torch.Tensor
-    directions: torch.Tensor
-    colors: torch.Tensor
-
-
-Samples = PointSamples | RaySamples
-
-
-def predict(
-    model: Mnif, latent: torch.Tensor, samples: Samples, seed: int | None = None
-) -> torch.Tensor:
-    """What the model makes of the places of ``samples``.
-
-    Args:
-        model: the model.
-        latent: ``(B, context_dim)``.
-        samples: points or rays; what they hold as targets is not looked at.
-        seed: of the jitter along rays; None for none.
-
-    Returns:
-        Values or colours, in the shape of the targets.
-    """
-    if isinstance(samples, RaySamples):
-        return model.render(samples.origins, samples.directions, latent, seed=seed).color
-    return model.decode(samples.coords, latent)
-
-
-def instance_errors(
-    model: Mnif, latent: torch.Tensor, samples: Samples, seed: int | None = None
-) -> torch.Tensor:
-    """The mean squared error of each instance, over its samples and channels (eq. 4).
-
-    Args:
-        model: the model.
-        latent: ``(B, context_dim)``.
-        samples: points or rays with their targets.
-        seed: of the jitter along rays; None for none.
-
-    Returns:
-        ``(B,)``, differentiable.
-    """
-    target = samples.colors if isinstance(samples, RaySamples) else samples.values
-    return (predict(model, latent, samples, seed) - target).square().flatten(1).mean(1)
+__all__ = [
+    "AutoDecoder",
+    "Cavia",
+    "CaviaConfig",
+    "PointSamples",
+    "RaySamples",
+    "Samples",
+    "fit_latents",
+    "instance_errors",
+    "latent_penalty",
+    "predict",
+]
 
 
 @dataclass(frozen=True)

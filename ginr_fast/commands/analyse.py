@@ -1,10 +1,11 @@
-"""``ginr-fast analyse MODEL bases|inference``."""
+"""``ginr-fast analyse MODEL WHAT``: of an mNIF here, of other systems in modules of their own."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +16,21 @@ from ginr_fast.commands import common
 if TYPE_CHECKING:
     from ginr_fast.systems.mnif import Mnif
 
+# What other modules analyse, each with options of its own.
+_ELSEWHERE = {
+    "tokens": "analyse_tokens",
+    "attention": "analyse_tokens",
+    "patches": "analyse_tokens",
+    "seconds": "analyse_seconds",
+}
+
 
 @dataclass(frozen=True)
 class AnalyseArguments:
     """The paper's analyses of an mNIF: how alike its bases are, or what it costs.
+
+    Of a trained LA-GINR, TransINR or IPC: ginr-fast analyse CHECKPOINT tokens, attention,
+    patches or seconds; each of them has a --help.
 
     Args:
         model: the folder of a run, a .pt checkpoint, exported .safetensors, or the name of a
@@ -46,6 +58,10 @@ class AnalyseArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
+    for what in arguments[:2]:
+        if what in _ELSEWHERE:
+            import_module(f"ginr_fast.commands.{_ELSEWHERE[what]}").main(arguments)
+            return
     given = common.parse(AnalyseArguments, arguments, "analyse")
     from ginr_fast.analysis.instances import run_folder
     from ginr_fast.files import replace_atomically

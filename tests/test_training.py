@@ -23,7 +23,7 @@ from ginr_fast.training.loop import RunOptions, train
 from ginr_fast.training.losses import psnr_of, reconstruction_loss
 from ginr_fast.training.metrics import ScoreSum, score_views
 from ginr_fast.training.recipes import RECIPES, as_plain, differences, recipe
-from ginr_fast.training.tasks.la_ginr import choose_coordinates, choose_offsets, interpolated
+from ginr_fast.training.tasks.images import choose_coordinates, choose_offsets, interpolated
 
 
 @pytest.fixture(autouse=True)

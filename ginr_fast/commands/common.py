@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from ginr_fast.training.recipes.base import Precision
+
 Arguments = TypeVar("Arguments")
 
 
@@ -22,3 +24,9 @@ def parse(
 def best_device() -> torch.device:
     """The GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def native_precision() -> Precision:
+    """bf16-mixed on GPUs and on processors that multiply bfloat16 natively, else 32-true."""
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "bf16-mixed" if torch.cuda.is_available() or native() else "32-true"

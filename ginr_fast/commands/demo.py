@@ -58,9 +58,7 @@ def demo_recipe(steps: int | None = None) -> LaGinrRecipe:
     """``la-ginr-tiny``, in bfloat16 where the processor multiplies it natively."""
     chosen = recipe("la-ginr-tiny")
     assert isinstance(chosen, LaGinrRecipe)
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    if torch.cuda.is_available() or native():
-        chosen = replace(chosen, precision="bf16-mixed")
+    chosen = replace(chosen, precision=common.native_precision())
     return chosen if steps is None else replace(chosen, steps=steps)
 
 

@@ -39,11 +39,21 @@ def main(arguments: Sequence[str]) -> None:
     from ginr_fast.training.checkpoints import load_saved
     from ginr_fast.training.tasks import restored
 
-    task = restored(load_saved(given.checkpoint), given.source, common.best_device())
-    found = task.table(given.evaluation)
+    saved, options = load_saved(given.checkpoint), given.evaluation
+    task = restored(saved, given.source, common.best_device())
+    if options.tto is not None:
+        _check_target(saved.system, options.tto_target, task.tto_targets)
+    found = task.table(options)
     table = Table("data", *found.columns)
     for row in found.rows:
         table.add_row(str(given.source.data or task.own_data), *row)
     Console().print(table)
-    if given.evaluation.picture is not None:
-        print(f"picture: {given.evaluation.picture}")
+    if options.picture is not None:
+        print(f"picture: {options.picture}")
+
+
+def _check_target(system: str, target: str, known: Sequence[str]) -> None:
+    if not known:
+        raise ValueError(f"tto: {system} has no test-time optimisation but its own fit")
+    if target not in known:
+        raise ValueError(f"tto_target: expected {' or '.join(known)} for {system}, got {target}")

@@ -71,7 +71,8 @@ class LatentEncoder(nn.Module):
         head_dim: width of a head.
         mlp_dim: hidden width of the feed-forward parts.
         latents: R, the number of latent tokens.
-        token_dim: width of the latent tokens.
+        token_dim: width of the latent tokens; None gives the Transformer's own outputs, neither
+            normalised nor projected (TransINR and IPC do that a layer of the field).
 
     Raises:
         ValueError: a size below 1 (``depth`` may be 0).
@@ -93,7 +94,7 @@ class LatentEncoder(nn.Module):
         head_dim: int = 64,
         mlp_dim: int = 3072,
         latents: int = 256,
-        token_dim: int = 256,
+        token_dim: int | None = 256,
     ) -> None:
         super().__init__()
         sizes = {
@@ -102,7 +103,7 @@ class LatentEncoder(nn.Module):
             "head_dim": head_dim,
             "mlp_dim": mlp_dim,
             "latents": latents,
-            "token_dim": token_dim,
+            "token_dim": dim if token_dim is None else token_dim,
         }
         for name, size in sizes.items():
             if not isinstance(size, int) or size < 1:
@@ -115,8 +116,8 @@ class LatentEncoder(nn.Module):
         self.blocks = nn.ModuleList(
             TransformerBlock(dim, heads, head_dim, mlp_dim) for _ in range(depth)
         )
-        self.norm = nn.LayerNorm(dim)
-        self.project = nn.Linear(dim, token_dim)
+        self.norm = nn.Identity() if token_dim is None else nn.LayerNorm(dim)
+        self.project = nn.Identity() if token_dim is None else nn.Linear(dim, token_dim)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Latent tokens of data tokens.

@@ -1,4 +1,4 @@
-"""Starting values under which LA-GINR becomes local soon.
+"""Starting values under which encoders tell places apart, and LA-GINR becomes local, soon.
 
 With PyTorch's defaults all attention starts almost uniform: every coordinate reads the mean of all
 tokens, every token the mean of all patches, and training first spends long on a plateau where an
@@ -48,20 +48,34 @@ def lattice_embedding(count: int, dim: int, side: float) -> torch.Tensor:
 
 
 @torch.no_grad()
-def initialise_for_locality(
-    tokenizer: PatchTokenizer, encoder: LatentEncoder, decoder: LocalityAwareDecoder
-) -> None:
-    """Set the starting values described above, in place, from the global random state."""
+def initialise_encoder(tokenizer: PatchTokenizer, encoder: LatentEncoder) -> None:
+    """Set the starting values of tokenizer and Transformer, in place, from the global state."""
     for table in (tokenizer.position, encoder.latents):
         count, dim = table.shape
         table.copy_(_LATTICE_SCALE * lattice_embedding(count, dim, tokenizer.side))
     encoder.latents.add_(0.02 * torch.randn_like(encoder.latents))
     tokenizer.embed.weight.mul_(2)
+    attend_to_likes(encoder)
+
+
+@torch.no_grad()
+def attend_to_likes(encoder: LatentEncoder, likeness: float = _LIKENESS) -> None:
+    """Let the tokens of a Transformer attend to tokens like themselves, in place.
+
+    Args:
+        encoder: the Transformer.
+        likeness: how strongly.
+    """
     for block in encoder.modules():
         if isinstance(block, TransformerBlock):
             query, key, _ = block.qkv.weight.chunk(3)
-            nn.init.xavier_uniform_(query, gain=_LIKENESS**0.5)
+            nn.init.xavier_uniform_(query, gain=likeness**0.5)
             key.copy_(query)
+
+
+@torch.no_grad()
+def initialise_decoder(decoder: LocalityAwareDecoder) -> None:
+    """Set the starting values of the decoder, in place, from the global random state."""
     for layer in _linear(decoder.query_feature, *decoder.band_features, *decoder.hidden):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.xavier_uniform_(decoder.query_projection.weight, gain=2.0)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.ops.checks import check_tensor
-from ginr_fast.systems.la_ginr import LaGinr, output_size
+from ginr_fast.systems.image_inr import ImageInr, output_size
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _spans(length: int, tile: int, overlap: int, wanted: int, scale: float) -> l
 
 @torch.no_grad()
 def reconstruct_photograph(
-    model: LaGinr,
+    model: ImageInr,
     image: torch.Tensor,
     scale: float = 1.0,
     overlap: int | None = None,

@@ -19,12 +19,24 @@ import torch
 
 from ginr_fast.data.views import ViewConfig
 from ginr_fast.files import replace_atomically
-from ginr_fast.systems.la_ginr import LaGinr, LaGinrConfig
-from ginr_fast.training.recipes import LaGinrRecipe, as_plain, differences, from_plain
+from ginr_fast.systems.image_inr import ImageInr
+from ginr_fast.systems.la_ginr import LaGinr
+from ginr_fast.training.recipes import (
+    ImagesRecipe,
+    IpcRecipe,
+    LaGinrRecipe,
+    TransInrRecipe,
+    as_plain,
+    differences,
+    from_plain,
+)
 
 _FORMAT = "ginr-fast checkpoint 1"
 _KEPT = 2
 WEIGHTS_NAME = "model.safetensors"
+_IMAGES: Mapping[str, type[ImagesRecipe]] = {
+    kind.system: kind for kind in (LaGinrRecipe, TransInrRecipe, IpcRecipe)
+}
 
 
 class CheckpointError(ValueError):
@@ -155,8 +167,8 @@ def export_weights(model: LaGinr, path: Path, views: ViewConfig | None = None) -
         path: the file.
         views: what it was trained on, for :func:`load_run`.
     """
-    metadata = {"config": as_plain(model.config), "views": as_plain(views or ViewConfig())}
-    write_export(path, LaGinrRecipe.system, metadata, model.state_dict())
+    recipe = {"model": as_plain(model.config), "views": as_plain(views or ViewConfig())}
+    write_export(path, LaGinrRecipe.system, {"recipe": recipe}, model.state_dict())
 
 
 @dataclass(frozen=True)
@@ -209,8 +221,8 @@ def load_saved(path: Path | str) -> Saved:
     return _read_export(path)
 
 
-def load_model(path: Path | str) -> LaGinr:
-    """A trained LA-GINR, in evaluation mode, on the CPU.
+def load_model(path: Path | str) -> ImageInr:
+    """A trained LA-GINR, TransINR or IPC of images, in evaluation mode, on the CPU.
 
     Args:
         path: a ``.safetensors`` export, a ``.pt`` checkpoint, or the folder of a training run.
@@ -222,20 +234,19 @@ def load_model(path: Path | str) -> LaGinr:
     return load_run(path)[0]
 
 
-def load_run(path: Path | str) -> tuple[LaGinr, ViewConfig]:
+def load_run(path: Path | str) -> tuple[ImageInr, ViewConfig]:
     """A trained model as :func:`load_model` gives it, and the views it was trained on."""
     saved = load_saved(path)
-    if saved.system != LaGinrRecipe.system:
-        raise CheckpointError(
-            f"{saved.path}: holds no {LaGinrRecipe.system} of ginr_fast, but {saved.system}"
-        )
+    if saved.system not in _IMAGES:
+        names = ", ".join(_IMAGES)
+        raise CheckpointError(f"{saved.path}: holds {saved.system}; expected one of {names}")
     try:
-        model = LaGinr(from_plain(LaGinrConfig, saved.recipe["model"]))
-        views = from_plain(ViewConfig, saved.recipe["views"])
+        recipe = from_plain(_IMAGES[saved.system], {"steps": 1, **saved.recipe})
     except (TypeError, ValueError) as error:
         raise saved.misfit(error) from None
+    model = recipe.build()
     saved.restore(model)
-    return model.eval(), views
+    return model.eval(), recipe.views
 
 
 def _weights_in(path: Path) -> Path:
@@ -263,7 +274,7 @@ def _read_export(path: Path) -> Saved:
     system = metadata.get("system")
     if system is None:
         raise CheckpointError(f"{path}: holds no model exported by ginr_fast")
-    if system == LaGinrRecipe.system:  # whose exports hold no more of the recipe
+    if system == LaGinrRecipe.system and "recipe" not in metadata:  # as version 0.1 wrote them
         parts = {"model": "config", "views": "views"}
         recipe = {ours: json.loads(metadata[name]) for ours, name in parts.items()}
     else:

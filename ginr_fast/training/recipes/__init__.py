@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ginr_fast.training.recipes.audio import AUDIO_RECIPES, AudioIpcRecipe
 from ginr_fast.training.recipes.base import (
     Precision,
     Recipe,
@@ -11,7 +12,16 @@ from ginr_fast.training.recipes.base import (
     differences,
     from_plain,
 )
+from ginr_fast.training.recipes.ffnet import FFNET_RECIPES, FfnetRecipe
+from ginr_fast.training.recipes.images import ImagesRecipe
+from ginr_fast.training.recipes.ipc import IPC_RECIPES, IpcRecipe
 from ginr_fast.training.recipes.la_ginr import LA_GINR_RECIPES, LaGinrRecipe
+from ginr_fast.training.recipes.learned_init import (
+    LEARNED_INIT_RECIPES,
+    LearnedInitImagesRecipe,
+    LearnedInitRecipe,
+    LearnedInitScenesRecipe,
+)
 from ginr_fast.training.recipes.mnif import (
     MNIF_RECIPES,
     AutoDecodingConfig,
@@ -20,25 +30,59 @@ from ginr_fast.training.recipes.mnif import (
     MnifScenesRecipe,
     MnifVoxelsRecipe,
 )
+from ginr_fast.training.recipes.trans_inr import TRANS_INR_RECIPES, TransInrRecipe
+from ginr_fast.training.recipes.views import (
+    VIEWS_RECIPES,
+    IpcLightFieldRecipe,
+    IpcViewsRecipe,
+    LaGinrLightFieldRecipe,
+    TransInrViewsRecipe,
+    ViewsRecipe,
+)
 
 __all__ = [
+    "FFNET_RECIPES",
+    "LEARNED_INIT_RECIPES",
     "MNIF_RECIPES",
     "RECIPES",
+    "VIEWS_RECIPES",
+    "AudioIpcRecipe",
     "AutoDecodingConfig",
+    "FfnetRecipe",
+    "ImagesRecipe",
+    "IpcLightFieldRecipe",
+    "IpcRecipe",
+    "IpcViewsRecipe",
+    "LaGinrLightFieldRecipe",
     "LaGinrRecipe",
+    "LearnedInitImagesRecipe",
+    "LearnedInitRecipe",
+    "LearnedInitScenesRecipe",
     "MnifImagesRecipe",
     "MnifRecipe",
     "MnifScenesRecipe",
     "MnifVoxelsRecipe",
     "Precision",
     "Recipe",
+    "TransInrRecipe",
+    "TransInrViewsRecipe",
+    "ViewsRecipe",
     "as_plain",
     "differences",
     "from_plain",
     "recipe",
 ]
 
-RECIPES: Mapping[str, tuple[str, Recipe]] = {**LA_GINR_RECIPES, **MNIF_RECIPES}
+RECIPES: Mapping[str, tuple[str, Recipe]] = {
+    **LA_GINR_RECIPES,
+    **TRANS_INR_RECIPES,
+    **IPC_RECIPES,
+    **AUDIO_RECIPES,
+    **LEARNED_INIT_RECIPES,
+    **MNIF_RECIPES,
+    **VIEWS_RECIPES,
+    **FFNET_RECIPES,
+}
 
 
 def recipe(name: str) -> Recipe:

@@ -24,7 +24,8 @@ class Recipe:
         learning_rate: of Adam, at its highest.
         betas: of Adam.
         warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: the learning rate afterwards: constant, or along a cosine down to 0.
+        schedule: the learning rate afterwards: constant, along a cosine down to 0, or a tenth
+            after four fifths of the steps.
         gradient_clip: the gradient's norm is cut to this; None leaves it.
         precision: 32-true, or bf16-mixed (autocast to bfloat16; weights stay float32).
         seed: of the initial weights and of everything drawn at random.
@@ -41,7 +42,7 @@ class Recipe:
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "step"] = "constant"
     gradient_clip: float | None = None
     precision: Precision = "32-true"
     seed: int = 0
@@ -57,8 +58,10 @@ class Recipe:
             raise ValueError("warmup_steps, seed: expected non-negative integers")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip: expected above 0, got {self.gradient_clip}")
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule: expected 'constant' or 'cosine', got {self.schedule!r}")
+        if self.schedule not in ("constant", "cosine", "step"):
+            raise ValueError(
+                f"schedule: expected 'constant', 'cosine' or 'step', got {self.schedule!r}"
+            )
         if self.precision not in ("32-true", "bf16-mixed"):
             raise ValueError(
                 f"precision: expected '32-true' or 'bf16-mixed', got {self.precision!r}"
@@ -73,6 +76,8 @@ class Recipe:
         rate = self.learning_rate
         if self.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * step / total))
+        if self.schedule == "step" and step >= 0.8 * total:
+            rate *= 0.1
         return rate * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else rate
 
 

@@ -7,51 +7,24 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ginr_fast.data.views import ViewConfig
-from ginr_fast.systems.la_ginr import LaGinrConfig
-from ginr_fast.training.recipes.base import Recipe, check_count
+from ginr_fast.systems.la_ginr import LaGinr, LaGinrConfig
+from ginr_fast.training.recipes.images import ImagesRecipe
 
 
 @dataclass(frozen=True)
-class LaGinrRecipe(Recipe):
-    """How an LA-GINR is trained to reconstruct images (arXiv:2310.05624, Appendix A.1).
+class LaGinrRecipe(ImagesRecipe):
+    """How an LA-GINR is trained to reconstruct images; see :class:`ImagesRecipe`.
 
     Args:
         model: the sizes of the model.
-        views: how training and held-out views are cut from images.
-        epochs: passes over the training images.
-        steps: optimiser steps; takes precedence over the epochs.
-        batch_size: views a step, over all devices.
-        coordinates: pixels decoded a step, the same ones for the whole batch; all if None.
-        subpixel: each coordinate is moved within its pixel, and its target interpolated
-            (bicubic): what the model shows between pixel centres is then trained too.
-        learning_rate: of Adam, at its highest.
-        betas: of Adam.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: the learning rate afterwards: constant, or along a cosine down to 0.
-        gradient_clip: the gradient's norm is cut to this; None leaves it.
-        precision: 32-true, or bf16-mixed (autocast to bfloat16; weights stay float32).
-        seed: of the initial weights, the views and the coordinates.
-
-    Raises:
-        ValueError: a value out of range, or neither ``epochs`` nor ``steps``.
     """
 
     system: ClassVar[str] = "la-ginr"
 
     model: LaGinrConfig = field(default_factory=LaGinrConfig)
-    views: ViewConfig = field(default_factory=ViewConfig)
-    coordinates: int | None = None
-    subpixel: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count("coordinates", self.coordinates, optional=True)
-        pixels = self.model.image_size**2
-        if self.coordinates is not None and self.coordinates > pixels:
-            raise ValueError(
-                f"coordinates: expected at most the {pixels} pixels of an image, "
-                f"got {self.coordinates}"
-            )
+    def build(self) -> LaGinr:
+        return LaGinr(self.model)
 
 
 _FACES = ViewConfig(kind="whole")

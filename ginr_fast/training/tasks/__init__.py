@@ -8,18 +8,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ginr_fast.training.recipes import (
+    AudioIpcRecipe,
+    FfnetRecipe,
+    IpcLightFieldRecipe,
+    IpcRecipe,
+    IpcViewsRecipe,
+    LaGinrLightFieldRecipe,
     LaGinrRecipe,
+    LearnedInitImagesRecipe,
+    LearnedInitScenesRecipe,
     MnifImagesRecipe,
     MnifScenesRecipe,
     MnifVoxelsRecipe,
     Recipe,
+    TransInrRecipe,
+    TransInrViewsRecipe,
     from_plain,
 )
+from ginr_fast.training.tasks.audio import AudioIpcTask
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Task
-from ginr_fast.training.tasks.la_ginr import LaGinrTask
+from ginr_fast.training.tasks.ffnet import FfnetTask
+from ginr_fast.training.tasks.images import ImagesTask
+from ginr_fast.training.tasks.learned_init_images import LearnedInitImagesTask
+from ginr_fast.training.tasks.learned_init_scenes import LearnedInitScenesTask
 from ginr_fast.training.tasks.mnif_images import MnifImagesTask
 from ginr_fast.training.tasks.mnif_scenes import MnifScenesTask
 from ginr_fast.training.tasks.mnif_voxels import MnifVoxelsTask
+from ginr_fast.training.tasks.views import ViewsTask
 
 if TYPE_CHECKING:
     from ginr_fast.training.checkpoints import Saved
@@ -35,10 +50,20 @@ __all__ = [
 ]
 
 SYSTEMS: Mapping[str, tuple[type[Recipe], type[Task]]] = {
-    LaGinrRecipe.system: (LaGinrRecipe, LaGinrTask),
+    LaGinrRecipe.system: (LaGinrRecipe, ImagesTask),
+    TransInrRecipe.system: (TransInrRecipe, ImagesTask),
+    IpcRecipe.system: (IpcRecipe, ImagesTask),
+    AudioIpcRecipe.system: (AudioIpcRecipe, AudioIpcTask),
+    LearnedInitImagesRecipe.system: (LearnedInitImagesRecipe, LearnedInitImagesTask),
+    LearnedInitScenesRecipe.system: (LearnedInitScenesRecipe, LearnedInitScenesTask),
     MnifImagesRecipe.system: (MnifImagesRecipe, MnifImagesTask),
     MnifVoxelsRecipe.system: (MnifVoxelsRecipe, MnifVoxelsTask),
     MnifScenesRecipe.system: (MnifScenesRecipe, MnifScenesTask),
+    TransInrViewsRecipe.system: (TransInrViewsRecipe, ViewsTask),
+    IpcViewsRecipe.system: (IpcViewsRecipe, ViewsTask),
+    LaGinrLightFieldRecipe.system: (LaGinrLightFieldRecipe, ViewsTask),
+    IpcLightFieldRecipe.system: (IpcLightFieldRecipe, ViewsTask),
+    FfnetRecipe.system: (FfnetRecipe, FfnetTask),
 }
 
 

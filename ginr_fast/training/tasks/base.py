@@ -7,6 +7,7 @@ another system, write a recipe and a task and name them in :mod:`ginr_fast.train
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ginr_fast.systems.fitting import FittingOptions, FittingTarget
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class DataOptions:
     strict: bool = False
 
 
+TTO_COLUMN = "test-time optimisation"
+"""Of a table with rows without and with it."""
+
+
 @dataclass(frozen=True)
 class EvaluationOptions:
     """How a trained model is evaluated.
@@ -45,22 +52,51 @@ class EvaluationOptions:
         fit_steps: gradient steps that fit a latent to a held-out instance, where the system needs
             them; the recipe's number if None.
         fit_views: views of a held-out scene its latent is fitted to; the others are scored.
+        support_views: (view synthesis) score every number of support views from 1 to this one; the
+            recipe's number alone if None.
         instances: evaluate at most this many instances of a kind.
         picture: write reconstructions beside their targets to this PNG.
+        tto: steps of test-time optimisation, whose scores are then printed too; none if None.
+        tto_target: what these steps are taken on: the tokens (or latent) of an instance, the packed
+            weights of its field, or a decoder of its own.
+        tto_rate: their learning rate; one that suits the target if None.
+        tto_points: pixels, samples or rays that each of them sees; all of an image or a clip, and
+            1,024 rays of a scene, if None.
     """
 
     all_images: bool = False
     batch_size: int = 16
     fit_steps: int | None = None
     fit_views: int = 8
+    support_views: int | None = None
     instances: int | None = None
     picture: Path | None = None
+    tto: int | None = None
+    tto_target: FittingTarget = "tokens"
+    tto_rate: float | None = None
+    tto_points: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "fit_views", "fit_steps", "instances"):
+        counts = ("batch_size", "fit_views", "fit_steps", "support_views", "instances")
+        for name in (*counts, "tto", "tto_points"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected a positive integer, got {value}")
+        if self.tto_rate is not None and not 0 < self.tto_rate < math.inf:
+            raise ValueError(f"tto_rate: expected above 0, got {self.tto_rate}")
+
+    @property
+    def fittings(self) -> list[FittingOptions | None]:
+        """Without test-time optimisation, and with it if it is asked for."""
+        if self.tto is None:
+            return [None]
+        return [None, FittingOptions(self.tto, self.tto_target, self.tto_rate, self.tto_points)]
+
+    def noted(self, fitting: FittingOptions | None) -> tuple[str, ...]:
+        """What a row of a table says of test-time optimisation: nothing if none is asked for."""
+        if self.tto is None:
+            return ()
+        return ("none" if fitting is None else fitting.described,)
 
 
 class Scores(Protocol):
@@ -116,6 +152,9 @@ class Task(ABC):
 
     own_data: ClassVar[str] = "photographs of scikit-image"
     """What :meth:`open` gives if no data is named."""
+
+    tto_targets: ClassVar[tuple[FittingTarget, ...]] = ()
+    """What test-time optimisation can be of, for :attr:`EvaluationOptions.tto_target`."""
 
     model: nn.Module
     device: torch.device = torch.device("cpu")

@@ -7,15 +7,32 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, Protocol
 
 from ginr_fast.data.cars import CarsConfig, make_cars
 from ginr_fast.data.shapes import ShapesConfig, make_shapes
-from ginr_fast.training.recipes import MnifScenesRecipe, MnifVoxelsRecipe
+from ginr_fast.training.recipes import MnifVoxelsRecipe
 
 CACHE_VARIABLE = "GINR_FAST_CACHE"
 # Held-out shapes are another draw; the training seed of made data is 0.
 _HELD_OUT_SEED = 1
 _NOVEL_VIEWS = 24
+
+
+class MakesCars(Protocol):
+    """What :func:`made_cars` needs of a recipe; 128 pixels if it has no ``image_size``."""
+
+    @property
+    def made_scenes(self) -> int: ...
+
+    @property
+    def made_views(self) -> int: ...
+
+    @property
+    def made_held_out(self) -> int: ...
+
+    @property
+    def image_size(self) -> int | None: ...
 
 
 def cache_folder() -> Path:
@@ -27,7 +44,7 @@ def cache_folder() -> Path:
     return (Path(given) if given else user / "ginr_fast") / __version__
 
 
-def made_cars(recipe: MnifScenesRecipe) -> Path:
+def made_cars(recipe: MakesCars, data_format: Literal["srn", "learnit"] = "srn") -> Path:
     """The folder of the cars that a recipe trains on, made if it is not there."""
     config = CarsConfig(
         scenes=recipe.made_scenes,
@@ -35,10 +52,12 @@ def made_cars(recipe: MnifScenesRecipe) -> Path:
         test_scenes=recipe.made_held_out,
         test_views=_NOVEL_VIEWS,
         size=recipe.image_size or 128,
+        format=data_format,
     )
     sizes = f"{config.scenes}x{config.views}-{config.test_scenes}x{config.test_views}"
-    out = cache_folder() / f"cars-{sizes}-{config.size}px"
-    with _progress("making cars") as progress:
+    kind = "cars" if data_format == "srn" else f"cars-{data_format}"
+    out = cache_folder() / f"{kind}-{sizes}-{config.size}px"
+    with progress_bar("making cars") as progress:
         return make_cars(out, config, progress)
 
 
@@ -52,13 +71,13 @@ def made_shapes(recipe: MnifVoxelsRecipe) -> tuple[Path, Path]:
         config = ShapesConfig(count, recipe.made_points, recipe.resolution, seed)
         sizes = f"{config.shapes}x{config.points}-{config.resolution}"
         out = cache_folder() / f"shapes-{sizes}-{name}.hdf5"
-        with _progress("making shapes") as progress:
+        with progress_bar("making shapes") as progress:
             files.append(make_shapes(out, config, progress))
     return files[0], files[1]
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that is gone when the work is done; it goes beside the results, not among them."""
     from rich.console import Console
     from rich.progress import Progress

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
+from ginr_fast.systems.fit_instances import fit_fields
+from ginr_fast.systems.fitted import Fitted, Part
+from ginr_fast.systems.fitting import FittingOptions, FittingTarget
 from ginr_fast.systems.mnif import Mnif
 from ginr_fast.systems.mnif_adaptation import AutoDecoder, Cavia, Samples, fit_latents
 from ginr_fast.training.metrics import FieldScores, FieldSum
@@ -41,6 +44,7 @@ class MnifTask(Task):
         recipe: how it is trained.
     """
 
+    tto_targets: ClassVar[tuple[FittingTarget, ...]] = ("tokens", "weights", "decoder")
     model: Cavia | AutoDecoder
     recipe: MnifRecipe
 
@@ -162,6 +166,23 @@ class MnifTask(Task):
             settings.weight_decay,
         )
 
+    def instances_of(
+        self,
+        latents: torch.Tensor,
+        samples: Samples | Callable[[int], Samples],
+        fitting: FittingOptions | None,
+    ) -> Fitted:
+        """Instances ready to be decoded, after test-time optimisation if there shall be one.
+
+        Args:
+            latents: ``(B, context_dim)``.
+            samples: what the instances are known by, see :meth:`latents`.
+            fitting: how to go on from the latents; None leaves them.
+        """
+        if fitting is None:
+            return Fitted([Part(self.mnif, latents)])
+        return fit_fields(self.mnif, latents, samples, fitting)
+
     def scores(self, sums: torch.Tensor) -> FieldScores:
         total = FieldSum()
         total.sums = sums
@@ -185,6 +206,11 @@ def shown(count: int) -> list[int]:
 def parts(indices: range, size: int) -> list[list[int]]:
     """``indices`` in lists of ``size``."""
     return [list(indices[first : first + size]) for first in range(0, len(indices), size)]
+
+
+def evaluated_as(what: str, fitting: FittingOptions | None) -> str:
+    """What is scored, in words, after test-time optimisation if there was one."""
+    return what if fitting is None else f"{what}, {fitting.described}"
 
 
 def field_table(scores: Iterable[FieldScores]) -> Table:

@@ -12,13 +12,22 @@ from ginr_fast.coords import grid
 from ginr_fast.data.images import ImageFiles
 from ginr_fast.data.order import instance_order
 from ginr_fast.data.views import HeldOutViews, TrainingViews
+from ginr_fast.systems.fitted import Fitted, Part
+from ginr_fast.systems.fitting import FittingOptions
 from ginr_fast.systems.mnif_adaptation import AutoDecoder, PointSamples
 from ginr_fast.training.images import comparison, save_png
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import MnifImagesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table
-from ginr_fast.training.tasks.la_ginr import choose_coordinates, open_images
-from ginr_fast.training.tasks.mnif import MnifBatch, MnifTask, field_table, parts, shown
+from ginr_fast.training.tasks.images import choose_coordinates, open_images
+from ginr_fast.training.tasks.mnif import (
+    MnifBatch,
+    MnifTask,
+    evaluated_as,
+    field_table,
+    parts,
+    shown,
+)
 
 _MEAN_OF = 1024  # training views that the mean image is taken over, at most
 
@@ -94,37 +103,49 @@ class MnifImagesTask(MnifTask):
             total += self.fixed[index].float() / 255
         return (total / count).to(self.device)
 
-    def reconstruct(self, images: torch.Tensor, steps: int | None = None) -> torch.Tensor:
+    def reconstruct(
+        self,
+        images: torch.Tensor,
+        steps: int | None = None,
+        fitting: FittingOptions | None = None,
+    ) -> torch.Tensor:
         """Images as the latents that represent them give them back.
 
         Args:
             images: ``(B, 3, H, W)``, uint8, on the model's device.
             steps: (auto-decoding) gradient steps on a latent.
+            fitting: test-time optimisation that goes on from there; None for none.
 
         Returns:
             The same shape, in [0, 1].
         """
-        return self._decoded(self.latents(self._all_pixels(images), len(images), steps))
+        samples = self._all_pixels(images)
+        latents = self.latents(samples, len(images), steps)
+        return self._decoded(self.instances_of(latents, samples, fitting))
 
-    @torch.no_grad()
-    def _decoded(self, latent: torch.Tensor) -> torch.Tensor:
-        values = self.mnif.decode(self.grid, latent).permute(0, 3, 1, 2)
+    def _decoded(self, instances: Fitted) -> torch.Tensor:
+        values = instances.decode(self.grid).permute(0, 3, 1, 2)
         return (0.5 * values + 0.5).clamp(0, 1)
 
     def _trained(self, indices: list[int]) -> torch.Tensor:
         assert isinstance(self.model, AutoDecoder)
-        return self._decoded(self.model.latents.weight[indices].detach())
+        return self._decoded(Fitted([Part(self.mnif, self.model.latents.weight[indices].detach())]))
 
     def _views(self, views: HeldOutViews, indices: list[int]) -> torch.Tensor:
         return torch.stack([views[index] for index in indices]).to(self.device)
 
     def _sum(
-        self, indices: range, held_out: bool, batch_size: int, steps: int | None = None
+        self,
+        indices: range,
+        held_out: bool,
+        batch_size: int,
+        steps: int | None = None,
+        fitting: FittingOptions | None = None,
     ) -> FieldSum:
         total = FieldSum(self.device)
         for part in parts(indices, batch_size):
             images = self._views(self.held_out if held_out else self.fixed, part)
-            found = self.reconstruct(images, steps) if held_out else self._trained(part)
+            found = self.reconstruct(images, steps, fitting) if held_out else self._trained(part)
             total.update(found, images.float() / 255, self.mean_image, "images")
         return total
 
@@ -156,10 +177,15 @@ class MnifImagesTask(MnifTask):
             )
             self.held_out = HeldOutViews(files, self.recipe.views, self.recipe.image_size)
         count = min(len(self.held_out), options.instances or len(self.held_out))
-        found = self._sum(range(count), True, options.batch_size, options.fit_steps)
-        scores.append(found.scores("all images" if options.all_images else "held-out images"))
+        what = "all images" if options.all_images else "held-out images"
+        for fitting in options.fittings:
+            found = self._sum(range(count), True, options.batch_size, options.fit_steps, fitting)
+            scores.append(found.scores(evaluated_as(what, fitting)))
         if options.picture is not None:
             images = self._views(self.held_out, shown(count))
-            rows = [images.float() / 255, self.reconstruct(images, options.fit_steps)]
-            save_png(comparison(rows, ["images", "reconstructed"]), options.picture)
+            rows, titles = [images.float() / 255], ["images"]
+            for fitting in options.fittings:
+                rows.append(self.reconstruct(images, options.fit_steps, fitting))
+                titles.append(evaluated_as("reconstructed", fitting))
+            save_png(comparison(rows, titles), options.picture)
         return field_table(scores)

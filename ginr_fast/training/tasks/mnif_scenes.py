@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -11,13 +12,21 @@ from PIL import Image
 from ginr_fast.data.ray_batches import ray_batch
 from ginr_fast.data.srn import Scene, SrnScenes
 from ginr_fast.rays import camera_rays, pixel_rays
+from ginr_fast.systems.fitted import Fitted, Part
 from ginr_fast.systems.mnif_adaptation import AutoDecoder, RaySamples
 from ginr_fast.training.images import comparison, save_png
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import MnifScenesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table
 from ginr_fast.training.tasks.made import made_cars
-from ginr_fast.training.tasks.mnif import MnifBatch, MnifTask, field_table, jitter_seed, shown
+from ginr_fast.training.tasks.mnif import (
+    MnifBatch,
+    MnifTask,
+    evaluated_as,
+    field_table,
+    jitter_seed,
+    shown,
+)
 
 _MEAN_OF = 64  # scenes that the mean image is taken over, at most
 
@@ -117,18 +126,21 @@ class MnifScenesTask(MnifTask):
         return origins.to(self.device), directions.to(self.device)
 
     @torch.no_grad()
-    def render(self, latent: torch.Tensor, scene: Scene, view: int) -> torch.Tensor:
-        """A view of a scene as its latent gives it.
+    def render(self, instance: Fitted | torch.Tensor, scene: Scene, view: int) -> torch.Tensor:
+        """A view of a scene as what represents it gives it.
 
         Args:
-            latent: ``(1, context_dim)``.
+            instance: its latent, ``(1, context_dim)``, or that after test-time optimisation.
             scene: for its camera and poses.
             view: which of its poses.
 
         Returns:
             ``(3, H, W)``, in [0, 1].
         """
-        color = self.mnif.render(*self._rays(scene, view), latent).color
+        rays = self._rays(scene, view)
+        if isinstance(instance, torch.Tensor):
+            instance = Fitted([Part(self.mnif, instance)])
+        color = instance.each(lambda part, rows: part.model.render(*rays, part.instances).color)
         return color[0].permute(2, 0, 1).clamp(0, 1)
 
     def _truth(self, scene: Scene, view: int) -> torch.Tensor:
@@ -144,7 +156,13 @@ class MnifScenesTask(MnifTask):
             views: which of its views.
             steps: (auto-decoding) gradient steps; the recipe's number if None.
         """
-        count = self.recipe.views * self.recipe.rays
+        return self.latents(self._known(scene, views, None), 1, steps)
+
+    def _known(
+        self, scene: Scene, views: list[int], rays: int | None
+    ) -> Callable[[int], RaySamples]:
+        """Random rays of some views of a scene for each step, a pure function of it."""
+        count = rays or self.recipe.views * self.recipe.rays
         height, width = scene.images.shape[1:3]
         known = torch.tensor(views)
 
@@ -153,12 +171,12 @@ class MnifScenesTask(MnifTask):
             chosen = known[torch.randint(len(known), (count,), generator=rng)]
             pixels = torch.randint(height * width, (count,), generator=rng)
             rows, columns = (pixels // width)[:, None], (pixels % width)[:, None]
-            rays = pixel_rays(scene.poses[chosen], rows, columns, scene.focal, scene.center)
+            found = pixel_rays(scene.poses[chosen], rows, columns, scene.focal, scene.center)
             colors = scene.images[chosen, rows[:, 0], columns[:, 0]].float() / 255
-            parts = (*rays, colors)
+            parts = (*found, colors)
             return RaySamples(*(part.reshape(1, count, 3).to(self.device) for part in parts))
 
-        return self.latents(draw, 1, steps)
+        return draw
 
     def _training_latent(self, index: int) -> torch.Tensor:
         if isinstance(self.model, AutoDecoder):
@@ -218,7 +236,9 @@ class MnifScenesTask(MnifTask):
             for view in range(len(self.views.scene(index).images))
         ]
         scores: list[FieldScores] = [self._sum(pairs).scores(self.evaluated)]
-        total, rows = FieldSum(self.device), ([], [])  # type: tuple[FieldSum, tuple[list, list]]
+        fittings = options.fittings
+        totals = [FieldSum(self.device) for _ in fittings]
+        rows: list[list[torch.Tensor]] = [[] for _ in range(1 + len(fittings))]
         for index in range(min(len(self.held_out), options.instances or len(self.held_out))):
             scene = self.held_out.scene(index)
             known = _spread(len(scene.images), options.fit_views)
@@ -229,17 +249,24 @@ class MnifScenesTask(MnifTask):
                     f"got {options.fit_views}"
                 )
             latent = self.scene_latent(scene, known, options.fit_steps)
+            rays = self._known(scene, known, options.tto_points)
+            instances = [self.instances_of(latent, rays, fitting) for fitting in fittings]
             for view in others:
-                found, truth = self.render(latent, scene, view), self._truth(scene, view)
-                total.update(found[None], truth[None], self._mean(truth), "images")
+                truth = self._truth(scene, view)
+                found = [self.render(instance, scene, view) for instance in instances]
+                for total, image in zip(totals, found, strict=True):
+                    total.update(image[None], truth[None], self._mean(truth), "images")
                 if view == others[len(others) // 2]:
-                    rows[0].append(truth)
-                    rows[1].append(found)
-        scores.append(total.scores(f"other views of held-out scenes, from {options.fit_views}"))
+                    for row, image in zip(rows, [truth, *found], strict=True):
+                        row.append(image)
+        what = f"other views of held-out scenes, from {options.fit_views}"
+        for total, fitting in zip(totals, fittings, strict=True):
+            scores.append(total.scores(evaluated_as(what, fitting)))
         if options.picture is not None:
             chosen = shown(len(rows[0]))
             images = [torch.stack([row[index] for index in chosen]) for row in rows]
-            save_png(comparison(images, ["held-out scenes", "rendered"]), options.picture)
+            rendered = [evaluated_as("rendered", fitting) for fitting in fittings]
+            save_png(comparison(images, ["held-out scenes", *rendered]), options.picture)
         return field_table(scores)
 
 

@@ -11,13 +11,22 @@ from PIL import Image
 
 from ginr_fast.coords import grid
 from ginr_fast.data.voxel_points import PointBatch, VoxelPoints
+from ginr_fast.systems.fitted import Fitted, Part
+from ginr_fast.systems.fitting import FittingOptions
 from ginr_fast.systems.mnif_adaptation import AutoDecoder, PointSamples
 from ginr_fast.training.images import comparison, save_png
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import MnifVoxelsRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table
 from ginr_fast.training.tasks.made import made_shapes
-from ginr_fast.training.tasks.mnif import MnifBatch, MnifTask, field_table, parts, shown
+from ginr_fast.training.tasks.mnif import (
+    MnifBatch,
+    MnifTask,
+    evaluated_as,
+    field_table,
+    parts,
+    shown,
+)
 
 _MEAN_OF = 1024  # training shapes that the mean shape is taken over, at most
 _SHOWN_VOXELS = 48
@@ -107,26 +116,37 @@ class MnifVoxelsTask(MnifTask):
         found = shapes.shapes(torch.tensor(indices, dtype=torch.int64))
         return PointBatch(*(part.to(self.device) for part in found))
 
-    def _latents(
-        self, points: PointBatch, indices: list[int], held_out: bool, steps: int | None = None
-    ) -> torch.Tensor:
+    def _instances(
+        self,
+        points: PointBatch,
+        indices: list[int],
+        held_out: bool,
+        steps: int | None = None,
+        fitting: FittingOptions | None = None,
+    ) -> Fitted:
         if not held_out:
             assert isinstance(self.model, AutoDecoder)
-            return self.model.latents.weight[indices].detach()
-        return self.latents(self.samples(points[1:], 0), len(indices), steps)
+            return Fitted([Part(self.mnif, self.model.latents.weight[indices].detach())])
+        samples = self.samples(points[1:], 0)
+        latents = self.latents(samples, len(indices), steps)
+        return self.instances_of(latents, samples, fitting)
 
-    @torch.no_grad()
-    def _occupancy(self, coords: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
-        return (0.5 * self.mnif.decode(coords, latent) + 0.5).clamp(0, 1)
+    def _occupancy(self, coords: torch.Tensor, instances: Fitted) -> torch.Tensor:
+        return (0.5 * instances.decode(coords) + 0.5).clamp(0, 1)
 
     def _sum(
-        self, indices: range, held_out: bool, batch_size: int, steps: int | None = None
+        self,
+        indices: range,
+        held_out: bool,
+        batch_size: int,
+        steps: int | None = None,
+        fitting: FittingOptions | None = None,
     ) -> FieldSum:
         total = FieldSum(self.device)
         for part in parts(indices, batch_size):
             points = self._points(self.held_out if held_out else self.train_shapes, part)
-            latent = self._latents(points, part, held_out, steps)
-            found = self._occupancy(points.coords, latent)
+            instances = self._instances(points, part, held_out, steps, fitting)
+            found = self._occupancy(points.coords, instances)
             total.update(found, points.occupancy, self._mean_at(points.coords), "points")
         return total
 
@@ -145,9 +165,9 @@ class MnifVoxelsTask(MnifTask):
         shapes = self.held_out if held_out else self.train_shapes
         indices = shown(len(shapes))
         points = self._points(shapes, indices)
-        latent = self._latents(points, indices, held_out, steps)
+        instances = self._instances(points, indices, held_out, steps)
         where = grid(*[_SHOWN_VOXELS] * 3, device=self.device).tensor()
-        found = torch.cat([self._occupancy(where, one[None])[..., 0] for one in latent])
+        found = torch.cat([self._occupancy(where, one)[..., 0] for one in instances.split()])
         if shapes.has_voxels:
             truth = shapes.voxels(torch.tensor(indices)).float()
         else:
@@ -161,8 +181,9 @@ class MnifVoxelsTask(MnifTask):
             found = self._sum(range(count), False, options.batch_size)
             scores.append(found.scores("training shapes"))
         count = min(len(self.held_out), options.instances or len(self.held_out))
-        found = self._sum(range(count), True, options.batch_size, options.fit_steps)
-        scores.append(found.scores("held-out shapes"))
+        for fitting in options.fittings:
+            found = self._sum(range(count), True, options.batch_size, options.fit_steps, fitting)
+            scores.append(found.scores(evaluated_as("held-out shapes", fitting)))
         if options.picture is not None:
             titles = ["held-out shapes", "reconstructed"]
             save_png(self._compared(True, titles, options.fit_steps), options.picture)

@@ -1,10 +1,10 @@
-"""LA-GINR as a task: images reconstructed from their tokens."""
+"""LA-GINR, TransINR and IPC of images as a task: images reconstructed from their tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,12 +17,21 @@ from ginr_fast.data.folder import folder
 from ginr_fast.data.images import ImageFiles
 from ginr_fast.data.photos import photos
 from ginr_fast.data.views import HeldOutViews, TrainingViews, ViewConfig, training_batches
-from ginr_fast.systems.la_ginr import LaGinr
-from ginr_fast.training.images import comparison
+from ginr_fast.systems.fit_instances import fit_images
+from ginr_fast.systems.fitting import FittingOptions, FittingTarget
+from ginr_fast.systems.image_inr import ImageInr, output_size
+from ginr_fast.training.images import comparison, save_png
 from ginr_fast.training.losses import reconstruction_loss
 from ginr_fast.training.metrics import ImageScores, ScoreSum, score_views
-from ginr_fast.training.recipes import LaGinrRecipe, as_plain
-from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, StepLoss, Table, Task
+from ginr_fast.training.recipes import ImagesRecipe, as_plain
+from ginr_fast.training.tasks.base import (
+    TTO_COLUMN,
+    DataOptions,
+    EvaluationOptions,
+    StepLoss,
+    Table,
+    Task,
+)
 
 _COORDINATE_STREAM = 1
 _OFFSET_STREAM = 3
@@ -70,24 +79,25 @@ def open_images(views: ViewConfig, size: int, options: DataOptions) -> ImageFile
     return folder(options.data, options.held_out, options.strict, smallest)
 
 
-class LaGinrTask(Task):
-    """Reconstruction of images by an LA-GINR.
+class ImagesTask(Task):
+    """Reconstruction of images from latent tokens.
 
     Args:
         recipe: how it is trained.
         files: the images.
     """
 
-    model: LaGinr
+    tto_targets: ClassVar[tuple[FittingTarget, ...]] = ("tokens", "weights", "decoder")
+    model: ImageInr
 
-    def __init__(self, recipe: LaGinrRecipe, files: ImageFiles) -> None:
+    def __init__(self, recipe: ImagesRecipe, files: ImageFiles) -> None:
         self.recipe, self.files = recipe, files
         size = recipe.model.image_size
         self.views = TrainingViews(files, recipe.views, size, recipe.batch_size, recipe.seed)
         self.held_out = HeldOutViews(files, recipe.views, size)
 
     @classmethod
-    def open(cls, recipe: LaGinrRecipe, options: DataOptions) -> ImageFiles:
+    def open(cls, recipe: ImagesRecipe, options: DataOptions) -> ImageFiles:
         """The images."""
         return open_images(recipe.views, recipe.model.image_size, options)
 
@@ -98,7 +108,7 @@ class LaGinrTask(Task):
         return self.views.steps_per_epoch()
 
     def build(self) -> nn.Module:
-        self.model = LaGinr(self.recipe.model)
+        self.model = self.recipe.build()
         return self.model
 
     def place(self, device: torch.device) -> None:
@@ -146,15 +156,12 @@ class LaGinrTask(Task):
         return total.scores()
 
     def picture(self, step: int) -> Image.Image:
-        count = min(8, len(self.held_out))
-        indices = np.linspace(0, len(self.held_out) - 1, count, dtype=int)
-        images = torch.stack([self.held_out[int(index)] for index in indices])
-        targets = images.to(self.device).float() / 255
+        targets = self._some(self.held_out, len(self.held_out))
         titles = ["held-out images", f"reconstructed after {step} steps"]
         return comparison([targets, self.model.reconstruct(targets)], titles)
 
     def metadata(self) -> dict[str, Any]:
-        return {"config": as_plain(self.recipe.model), "views": as_plain(self.recipe.views)}
+        return {"recipe": as_plain(self.recipe)}
 
     def table(self, options: EvaluationOptions) -> Table:
         files, size = self.files, self.recipe.model.image_size
@@ -162,12 +169,40 @@ class LaGinrTask(Task):
             files = replace(files, held_out=tuple(sorted((*files.train, *files.held_out))))
         views = HeldOutViews(files, self.recipe.views, size)
         indices = range(min(len(views), options.instances or len(views)))
-        scores = score_views(self.model, views, indices, options.batch_size, self.device).scores()
+        rows, pictures, titles = [], [self._some(views, len(indices))], ["images"]
+        for fitting in options.fittings:
+            model = self.model if fitting is None else FittedImages(self.model, fitting)
+            found = score_views(model, views, indices, options.batch_size, self.device).scores()
+            scores = (f"{size}x{size}", f"{found.psnr:.2f}", f"{found.ssim:.4f}")
+            rows.append((str(found.images), *scores, *options.noted(fitting)))
+            if options.picture is not None:
+                pictures.append(model.reconstruct(pictures[0]))
+                titles.append("reconstructed" if fitting is None else fitting.described)
+        if options.picture is not None:
+            save_png(comparison(pictures, titles), options.picture)
         columns = ("views", "size", "PSNR (dB)", "SSIM")
-        row = (
-            str(scores.images),
-            f"{size}x{size}",
-            f"{scores.psnr:.2f}",
-            f"{scores.ssim:.4f}",
-        )
-        return Table(columns, [row])
+        return Table((*columns, TTO_COLUMN) if options.tto else columns, rows)
+
+    def _some(self, views: HeldOutViews, count: int) -> torch.Tensor:
+        """A few of the first ``count`` views, evenly spread, for a picture."""
+        indices = np.linspace(0, count - 1, min(8, count), dtype=int)
+        images = torch.stack([views[int(index)] for index in indices])
+        return images.to(self.device).float() / 255
+
+
+class FittedImages:
+    """A model that reconstructs images after test-time optimisation on their pixels.
+
+    Args:
+        model: of images.
+        options: how.
+    """
+
+    def __init__(self, model: ImageInr, options: FittingOptions) -> None:
+        self.model, self.options = model, options
+
+    def reconstruct(self, images: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        """As :meth:`ImageInr.reconstruct`."""
+        size = output_size(self.model.config.image_size, scale)
+        fitted = fit_images(self.model, images, self.options)
+        return fitted.images(grid(size, size, device=images.device))

@@ -1,7 +1,8 @@
 """Paper-size problems whose kernels are compiled ahead of time and bounded.
 
-A case runs the forward or backward of a token decoder or of fields on tensors without memory, at
-the sizes a user's call has, so that what is recorded is exactly what a GPU would run.
+A case runs the forward or backward of a token decoder, of fields or of what makes their weights on
+tensors without memory, at the sizes a user's call has, so that what is recorded is exactly what a
+GPU would run.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import ginr_fast
 from ginr_fast.ops.anr_decode import kernels as anr_kernels
 from ginr_fast.ops.anr_decode import op as anr_op
 from ginr_fast.ops.field_mlp import kernels as field_kernels
+from ginr_fast.ops.group_weights import kernels as group_kernels
 from ginr_fast.ops.locality_decode import kernels as locality_kernels
 from ginr_fast.ops.locality_decode import op as locality_op
 from ginr_fast.ops.locality_decode import plan as locality_plan
+from ginr_fast.ops.low_rank_weights import kernels as low_rank_kernels
 
 PARTS = ("forward", "backward", "backward of tokens")
 FIELD_GRADIENTS = {
@@ -118,6 +121,68 @@ def field(
             field_kernels.backward(grad, coords, weights, spec, FIELD_GRADIENTS[part])
 
 
+def group_weights(
+    spec: ginr_fast.FieldSpec,
+    batch: int,
+    groups: int,
+    dtype: torch.dtype = torch.float32,
+    part: str = "forward",
+) -> None:
+    """TransINR's weights, ``groups`` a layer or as many as it has rows; ``part``: one of
+    ``WEIGHT_PARTS``."""
+    shapes = spec.layer_shapes
+    _weights(
+        group_kernels,
+        [
+            *((batch, min(groups, fan_out), fan_in) for fan_out, fan_in in shapes),
+            *shapes,
+            *((fan_out,) for fan_out, _ in shapes),
+        ],
+        (spec, "blocks"),
+        sum(fan_out for fan_out, _ in shapes),
+        dtype,
+        part,
+    )
+
+
+def low_rank_weights(
+    spec: ginr_fast.FieldSpec,
+    batch: int,
+    rank: int,
+    dtype: torch.dtype = torch.float32,
+    part: str = "forward",
+) -> None:
+    """IPC's weights, rows normalised, the second layer a product of rank ``rank``; ``part`` as for
+    :func:`group_weights`."""
+    fan_out, fan_in = spec.layer_shapes[1]
+    shared = [slot.shape for slot in spec.slots if (slot.layer, slot.kind) != (1, "weight")]
+    shapes = [(batch, rank, fan_in), (fan_out, rank), *shared]
+    _weights(low_rank_kernels, shapes, (spec, 1, True), fan_out, dtype, part)
+
+
+def _weights(
+    kernels: ModuleType,
+    shapes: Sequence[tuple[int, ...]],
+    settings: tuple,
+    rows: int,
+    dtype: torch.dtype,
+    part: str,
+) -> None:
+    """A part of a call of an operator that makes packed weights and normalises ``rows`` rows."""
+    if part not in WEIGHT_PARTS:
+        raise ValueError(f"part: expected one of {', '.join(WEIGHT_PARTS)}, got {part!r}")
+    tensors = [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
+    with torch.no_grad():
+        if part == "forward":
+            kernels.forward(tensors, *settings)
+            return
+        batch, spec = shapes[0][0], settings[0]
+        packed = torch.empty(batch, spec.parameter_count, dtype=dtype, device="meta")
+        lengths = torch.empty(batch, rows, device="meta")
+        wanted = range(len(tensors))
+        kernels.backward(torch.empty_like(packed), tensors, packed, lengths, wanted, *settings)
+
+
 def _run(
     kernels: ModuleType, part: str, arguments: tuple, keys: torch.Tensor, weights: Any
 ) -> None:
@@ -169,6 +234,7 @@ MNIF_LARGE = ginr_fast.FieldSpec(
 )
 SIREN = ginr_fast.FieldSpec(2, 3, hidden_dim=256, hidden_layers=3, activation="sine")
 FIELD_PARTS = ("forward", *FIELD_GRADIENTS)
+WEIGHT_PARTS = ("forward", "backward")
 
 CASES: dict[str, Case] = {
     **_parts(
@@ -238,6 +304,23 @@ CASES: dict[str, Case] = {
         "mNIF (L), 64², batch 32, float32",
         functools.partial(field, MNIF_LARGE, 64 * 64, 32, torch.float32),
         FIELD_PARTS[2:],
+    ),
+    **_parts(
+        "TransINR weights, batch 4, float32",
+        functools.partial(group_weights, TRANS_INR_IMAGE, batch=4, groups=64),
+        WEIGHT_PARTS,
+    ),
+    **_parts(
+        "IPC weights of rank 256, batch 16, float32",
+        functools.partial(low_rank_weights, TRANS_INR_IMAGE, batch=16, rank=256),
+        WEIGHT_PARTS,
+    ),
+    **_parts(
+        "IPC weights of rank 256, batch 16, bf16",
+        functools.partial(
+            low_rank_weights, TRANS_INR_IMAGE, batch=16, rank=256, dtype=torch.bfloat16
+        ),
+        WEIGHT_PARTS[:1],
     ),
 }
 """What is compiled, by name. The name is part of the stored tables."""

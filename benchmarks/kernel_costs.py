@@ -342,9 +342,42 @@ def _field_coords(launch: Launch) -> Cost:
     return _times(total, n)
 
 
+def _rows_of_weights(launch: Launch) -> Cost:
+    """Kernels that pass over the rows of a layer's weights: every pass reads or writes a matrix."""
+    c = launch.constants
+    size = max(_size(launch, name) for name in ("out_ptr", "grad_ptr"))
+    matrix = c["FAN_OUT"] * c["FAN_IN"]
+    passes, work = _ROW_PASSES[launch.name]
+    instances = launch.arguments["count"] if "count" in launch.arguments else launch.grid[0]
+    return _times(Cost(l2=passes * size * matrix, float32=work * matrix), instances)
+
+
+def _low_rank(launch: Launch) -> Cost:
+    """A product a tile; where rows are normalised it is formed twice."""
+    c, n = launch.constants, _programs(launch)
+    size = _size(launch, "out_ptr")
+    width = c["COLUMNS"] * math.ceil(c["FAN_IN"] / c["COLUMNS"])
+    rank, passes = c["RANK"], 1 + c["NORMALIZE"]
+    operands = rank * (c["ROWS"] * width // c["COLUMNS"] + c["FAN_IN"])
+    total = Cost(
+        tensor=2 * passes * c["ROWS"] * width * rank,
+        l2=size * (passes * operands + c["ROWS"] * c["FAN_IN"]),
+        float32=EPILOGUE * c["ROWS"] * width,
+    )
+    return _times(total, n)
+
+
 def _times(cost: Cost, count: int) -> Cost:
     return Cost(*(count * value for value in astuple(cost)))
 
+
+_ROW_PASSES = {  # matrices read or written, float32 instructions a weight
+    "group_weights_kernel": (5, 4),
+    "row_dots_kernel": (2, 1),
+    "group_gradient_kernel": (3, 4),
+    "group_base_gradient_kernel": (3, 4),
+    "low_rank_rows_kernel": (3, 4),
+}
 
 COSTS: dict[str, Callable[[Launch], Cost]] = {
     "layer_kernel": _layer,
@@ -360,5 +393,7 @@ COSTS: dict[str, Callable[[Launch], Cost]] = {
     "field_chain_kernel": _field_chain,
     "field_chain_backward_kernel": _field_chain_backward,
     "field_coords_kernel": _field_coords,
+    **dict.fromkeys(_ROW_PASSES, _rows_of_weights),
+    "low_rank_kernel": _low_rank,
 }
 """The cost of a launch, by the name of its kernel."""

@@ -217,7 +217,43 @@ def mixture_average(case: Case) -> tuple[Callable[..., Any], list[Tensor]]:
     return lambda a, *b: ginr_fast.mixture_average(a, b, spec), [coefficients, *bases]
 
 
-OPERATORS = [field_mlp, volume_render, composite, mixture_average]
+def group_weights(case: Case) -> tuple[Callable[..., Any], list[Tensor]]:
+    spec, dtype, pick = case.spec(), case.dtype(), case.random.choice
+    batch, layers, layout = pick([0, 1, 2, 8]), spec.layers, pick(["blocks", "tiled"])
+    counts = [pick([n for n in range(1, r + 1) if r % n == 0]) for r, _ in spec.layer_shapes]
+    shapes = [(batch, n, fan) for n, (_, fan) in zip(counts, spec.layer_shapes, strict=True)]
+    shapes += [*spec.layer_shapes, *((rows,) for rows, _ in spec.layer_shapes if spec.bias)]
+    case.log.append(layout)
+    tensors = [case.tensor(str(i), case.randn(*s).to(dtype)) for i, s in enumerate(shapes)]
+
+    def call(*given: Tensor) -> Tensor:
+        biases = given[2 * layers :] if spec.bias else None
+        groups, bases = given[:layers], given[layers : 2 * layers]
+        return ginr_fast.group_weights(groups, bases, spec, biases=biases, layout=layout)
+
+    return call, tensors
+
+
+def low_rank_weights(case: Case) -> tuple[Callable[..., Any], list[Tensor]]:
+    spec, dtype, pick = case.spec(), case.dtype(), case.random.choice
+    batch, rank, layer = pick([0, 1, 2, 8]), pick([1, 2, 7, 33]), pick(range(spec.layers))
+    settings = {"layer": layer, "normalize": pick([True, False])}
+    rows, fan_in = spec.layer_shapes[layer]
+    shared = [slot.shape for slot in spec.slots if (slot.layer, slot.kind) != (layer, "weight")]
+    shapes = [(batch, rank, fan_in), (rows, rank), *shared]
+    case.log.append(str(settings))
+    tensors = [case.tensor(str(i), case.randn(*s).to(dtype)) for i, s in enumerate(shapes)]
+    return lambda v, u, *p: ginr_fast.low_rank_weights(v, u, p, spec, **settings), tensors
+
+
+OPERATORS = [
+    field_mlp,
+    volume_render,
+    composite,
+    mixture_average,
+    group_weights,
+    low_rank_weights,
+]
 
 
 def outcome(

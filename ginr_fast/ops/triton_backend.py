@@ -17,6 +17,8 @@ WIDEST_HEAD = {torch.float32: 256, torch.bfloat16: 512, torch.float16: 512}
 MOST_AXES = 6
 WIDEST_FIELD = 512
 MOST_CHANNELS = 16
+WIDEST_LAYER = 32768
+"""Of weights that are made: a launch has at most 65,535 programs along an axis."""
 
 
 def _missing() -> str | None:
@@ -84,6 +86,17 @@ def field_refusal(spec: FieldSpec, dtype: torch.dtype, device: torch.device) -> 
         return f"a field has at most {MOST_CHANNELS} outputs, got {spec.out_dim}"
     if spec.coord_dim > MOST_AXES:
         return f"a coordinate has at most {MOST_AXES} components, got {spec.coord_dim}"
+    return None
+
+
+def weights_refusal(spec: FieldSpec, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the Triton kernels that make packed weights cannot serve a spec, or None if they can."""
+    reason = _unusable(device, dtype)
+    if reason is not None:
+        return reason
+    widest = max(max(shape) for shape in spec.layer_shapes)
+    if widest > WIDEST_LAYER:
+        return f"a layer is at most {WIDEST_LAYER} wide, got {widest}"
     return None
 
 

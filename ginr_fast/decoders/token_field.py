@@ -19,6 +19,9 @@ from ginr_fast.ops.low_rank_weights import low_rank_weights
 from ginr_fast.ops.volume_render.convention import RenderConvention, RenderedRays
 
 
+_SMALL = 0.1
+
+
 class TokenFieldDecoder(nn.Module, ABC):
     """Decodes latent tokens by a field whose packed weights they determine.
 
@@ -193,12 +196,15 @@ class PatternFieldDecoder(TokenFieldDecoder):
         self.layer, self.normalize = layer, normalize
         rows, columns = spec.layer_shapes[layer]
         self.head = _head(token_dim, columns)
-        self.mixing = nn.Parameter(torch.randn(rows, tokens) / math.sqrt(tokens * columns))
+        # Patterns start with variance 1/3; the product then keeps that of what a ReLU reads (He).
+        self.mixing = nn.Parameter(torch.randn(rows, tokens) * math.sqrt(6 / (tokens * columns)))
         shared = [slot for slot in spec.slots if (slot.layer, slot.kind) != (layer, "weight")]
         self.shared = nn.ParameterList(torch.zeros(slot.shape) for slot in shared)
         for slot, parameter in zip(shared, self.shared, strict=True):
             if slot.kind == "weight":
                 nn.init.kaiming_uniform_(parameter, nonlinearity="relu")
+            if slot.layer == spec.layers - 1:
+                parameter.data.mul_(_SMALL)  # close to the output's bias, as a start
 
     def weights(self, tokens: Tensor) -> Tensor:
         patterns = self.head(self._checked(tokens))

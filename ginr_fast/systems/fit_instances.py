@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ginr_fast.coords import CoordinateGrid, grid
+from ginr_fast.decoders.error import decoding_errors
 from ginr_fast.systems.audio_inr import AudioIpc
 from ginr_fast.systems.fitted import Fitted
 from ginr_fast.systems.fitting import FittingOptions, OnStep, fit
 from ginr_fast.systems.image_inr import ImageInr
+from ginr_fast.systems.light_fields import LightField
 from ginr_fast.systems.mnif import Mnif
-from ginr_fast.systems.samples import PointSamples, RaySamples, Samples
+from ginr_fast.systems.samples import PointSamples, RaySamples, Samples, instance_errors
 from ginr_fast.systems.view_synthesis import ViewInr
 
 RAYS = 1024
@@ -62,7 +65,7 @@ def fit_images(
     tokens = _encoded(model, images)
     where = grid(*images.shape[2:], device=images.device)
     draw = point_draw(where, images.permute(0, 2, 3, 1), options)
-    return fit(model, tokens, draw, options, on_step)
+    return fit(model, tokens, draw, options, on_step, errors=_image_errors)
 
 
 def fit_clips(
@@ -127,13 +130,7 @@ def fit_views(
     colors = images.movedim(2, -1).flatten(1, 3)
     rays = origins.flatten(1, 3), directions.flatten(1, 3), colors
     draw = ray_draw(*rays, options, RAYS)
-
-    def errors(view: ViewInr, instances: Tensor, samples: Samples) -> Tensor:
-        assert isinstance(samples, RaySamples)
-        found = view.color(samples.origins, samples.directions, instances)
-        return (found - samples.colors).square().flatten(1).mean(1)
-
-    return fit(model, tokens, draw, options, on_step, errors=errors)
+    return fit(model, tokens, draw, options, on_step, errors=_ray_errors)
 
 
 def fit_fields(
@@ -231,6 +228,25 @@ def _chooser(
         return torch.from_numpy(chosen).to(device)
 
     return choose
+
+
+def _image_errors(model: Any, instances: Tensor, samples: Samples) -> Tensor:
+    if type(model).decode is not ImageInr.decode:
+        return instance_errors(model, instances, samples)
+    assert isinstance(samples, PointSamples)
+    # Mid-grey is what ImageInr.decode adds.
+    return decoding_errors(model.decoder, samples.coords, instances, samples.values - 0.5)
+
+
+def _ray_errors(model: ViewInr, instances: Tensor, samples: Samples) -> Tensor:
+    assert isinstance(samples, RaySamples)
+    origins, directions, colors = samples
+    if isinstance(model, LightField):
+        # Mid-grey is what LightField.color adds.
+        coords = model.coords(origins, directions)
+        return decoding_errors(model.decoder, coords, instances, colors - 0.5)
+    found = model.color(origins, directions, instances)
+    return (found - colors).square().flatten(1).mean(1)
 
 
 @torch.no_grad()

@@ -112,7 +112,7 @@ def fit(
     Raises:
         ValueError: a target that the model does not have.
     """
-    if options.target == "decoder":
+    if options.target == "decoder" and len(instances):
         parts: list[Part] = []
         for index in range(len(instances)):
             part = Part(view_of(model, decoder), instances[index : index + 1].detach())

@@ -60,8 +60,9 @@ class EvaluationOptions:
         tto_target: what these steps are taken on: the tokens (or latent) of an instance, the packed
             weights of its field, or a decoder of its own.
         tto_rate: their learning rate; one that suits the target if None.
-        tto_points: pixels, samples or rays that each of them sees; all of an image or a clip, and
-            1,024 rays of a scene, if None.
+        tto_points: pixels, points, samples or rays that each of them sees; if None all of an image,
+            a shape or a clip, 1,024 rays of support views, and of an mNIF's scene as many rays as
+            in training.
     """
 
     all_images: bool = False

@@ -1,0 +1,141 @@
+"""The squared error of decoded values, its gradient in keys and values found in the same pass.
+
+Where nothing but keys and values asks for a gradient (test-time optimisation of tokens), a block's
+share of the gradient follows from its own values and targets: it is taken while the block's
+activations are at hand, and the backward of :mod:`.blocked` need not compute them again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ginr_fast.coords import CoordinateGrid
+from ginr_fast.ops import dispatch
+from ginr_fast.ops.checks import autocasts, check_tensor
+from ginr_fast.ops.coordinates import normalised
+from ginr_fast.ops.locality_decode import plan
+from ginr_fast.ops.locality_decode.blocked import _Call
+from ginr_fast.ops.locality_decode.blocked_backward import Backward
+from ginr_fast.ops.locality_decode.op import _fold, _sizes, locality_decode
+from ginr_fast.ops.locality_decode.weights import LocalityWeights
+from ginr_fast.profiling import annotate
+
+
+@annotate("locality_error")
+def locality_error(
+    coords: Tensor | CoordinateGrid,
+    keys: Tensor,
+    values: Tensor,
+    weights: LocalityWeights,
+    targets: Tensor,
+    *,
+    scale: float | None = None,
+    modulation_relu: bool = True,
+) -> Tensor:
+    """The mean squared error of each instance.
+
+    ``mean((locality_decode(coords, keys, values, weights) - targets)²)`` over an instance's
+    coordinates and channels. On a CPU, with no gradient asked for but those of keys and values,
+    forward and backward are one pass, differentiable once: create_graph=True is refused.
+
+    Args:
+        coords, keys, values, weights, scale, modulation_relu: see :func:`locality_decode`.
+        targets: in the shape of the decoded values, ``(B, ..., d_out)``.
+
+    Returns:
+        ``(B,)``, in the dtype of the decoded values.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind, dtype, shape or device, by its name.
+    """
+    if not _serves(coords, keys, values, weights, targets):
+        found = locality_decode(
+            coords, keys, values, weights, scale=scale, modulation_relu=modulation_relu
+        )
+        check_tensor("targets", targets, tuple(found.shape))
+        return (found - targets).square().flatten(1).mean(1)
+    points, grid_shape, shape = normalised(coords, len(keys), keys.device, keys.dtype)
+    check_tensor("targets", targets, (*shape, weights.out_dim), dtypes=(keys.dtype,))
+    keys = keys * (keys.shape[-1] ** -0.5 if scale is None else scale)
+    foldings = plan.choose_foldings(_sizes(points, grid_shape, keys, values, weights))
+    keys, values, logit_bias, weights = _fold(keys, values, weights, foldings)
+    flat = targets.reshape(len(keys), math.prod(shape[1:]), weights.out_dim)
+    call = points, grid_shape, weights, modulation_relu
+    return _OnePass.apply(keys, values, logit_bias, flat, call)
+
+
+def _serves(
+    coords: Tensor | CoordinateGrid,
+    keys: Tensor,
+    values: Tensor,
+    weights: LocalityWeights,
+    targets: Tensor,
+) -> bool:
+    parts = coords.axes if isinstance(coords, CoordinateGrid) else (coords,)
+    constant = (*parts, *(each for each in weights if each is not None), targets)
+    return (
+        dispatch.forced_backend() in (None, "blocked")
+        and all(isinstance(each, Tensor) for each in (*constant, keys, values))
+        and not any(each.requires_grad for each in constant)
+        and all(each.device.type == "cpu" for each in (*constant, keys, values))
+        and keys.dtype in (torch.float32, torch.float64)
+        and keys.numel() * targets.numel() > 0
+        and not autocasts(keys)
+        and not dispatch.recording()
+    )
+
+
+class _OnePass(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        keys: Tensor,
+        values: Tensor,
+        logit_bias: Tensor | None,
+        targets: Tensor,
+        constants: tuple[Tensor, list[int], LocalityWeights, bool],
+    ) -> Tensor:
+        points, grid_shape, weights, modulation_relu = constants
+        call = _Call(points, grid_shape, keys, values, logit_bias, weights, modulation_relu)
+        inputs = {"keys": keys, "values": values, "logit_bias": logit_bias}
+        asked = zip(inputs, ctx.needs_input_grad, strict=False)
+        backward = Backward(call, [name for name, wanted in asked if wanted])
+        call.features.start_backward(False, False)
+        errors = keys.new_zeros(call.batch, dtype=call.accumulator)
+        numbers = targets.shape[1] * targets.shape[2]
+        none = torch.empty(0)
+        for block in call.blocks():
+            shared: tuple[Tensor, list[Tensor]] | None = None
+            for group in call.instances(block):
+                if shared is None or not call.shared:
+                    q, *features = call.features.forward(block, group, keep=False)
+                    shared = call.queries(q), features
+                activations = call.step(*shared, group, block.count, keep=True)
+                wanted = targets[group, block.points].flatten(0, 1)
+                difference = call.values_of(activations.hidden) - wanted
+                by_instance = difference.unflatten(0, (-1, block.count)).square()
+                errors[group] += by_instance.flatten(1).sum(1, dtype=call.accumulator)
+                grad = difference.mul_(2 / numbers)
+                backward._step(grad, shared[0], group, block.count, activations, none, [])
+        grads = backward._finished()
+        ctx.found = [grads.get(name) for name in inputs]
+        return (errors / numbers).to(keys.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "locality_error: differentiable once; for create_graph=True compare what "
+                "locality_decode gives with the targets"
+            )
+
+        def of(found: Tensor | None) -> Tensor | None:
+            if found is None:
+                return None
+            return found.to(grad.dtype) * grad.view(-1, *(1,) * (found.ndim - 1))
+
+        return (*(of(found) for found in ctx.found), None, None)

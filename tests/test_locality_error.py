@@ -1,0 +1,110 @@
+"""The one-pass error of the locality-aware decoder against decoding and comparing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ginr_fast
+from ginr_fast.decoders.error import decoding_errors
+from ginr_fast.ops.locality_decode import error as module
+
+
+def decoder_of(heads: int = 2, head_dim: int | None = None, relu: bool = True, levels: int = 2):
+    torch.manual_seed(0)
+    decoder = ginr_fast.LocalityAwareDecoder(
+        coord_dim=2,
+        out_dim=3,
+        token_dim=12,
+        hidden_dim=16,
+        feature_dim=16,
+        bandwidths=(8.0, 4.0, 2.0)[:levels],
+        query_bandwidth=4.0,
+        heads=heads,
+        head_dim=head_dim,
+        modulation_relu=relu,
+    )
+    return decoder.double().requires_grad_(False)
+
+
+COORDS = {
+    "a grid": ginr_fast.grid(5, 7),
+    "shared points": torch.rand(30, 2) * 2 - 1,
+    "points of each instance": torch.rand(3, 30, 2) * 2 - 1,
+    "more than a block": ginr_fast.grid(50, 61),
+}
+
+
+@pytest.mark.parametrize("where", COORDS)
+@pytest.mark.parametrize(
+    "form", [{}, {"heads": 1}, {"head_dim": 24}, {"relu": False}, {"levels": 1}, {"levels": 3}]
+)
+def test_errors_and_gradients_are_those_of_the_formula(
+    where: str, form: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, coords = decoder_of(**form), COORDS[where]
+    if isinstance(coords, torch.Tensor):
+        coords = coords.double()
+    tokens = torch.randn(3, 6, 12, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        values = decoder(coords, tokens)
+    targets = values + 0.3 * torch.randn_like(values)
+    share = torch.tensor([1.0, 0.5, -2.0], dtype=torch.float64)
+    with ginr_fast.backend("reference"):
+        expected = decoding_errors(decoder, coords, tokens, targets)
+        (wanted,) = torch.autograd.grad((expected * share).sum(), tokens)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("decoded and compared")
+
+    monkeypatch.setattr(module, "locality_decode", refuse)
+    found = decoding_errors(decoder, coords, tokens, targets)
+    (grad,) = torch.autograd.grad((found * share).sum(), tokens)
+    assert torch.allclose(found, expected, rtol=1e-10)
+    assert torch.allclose(grad, wanted, rtol=1e-8, atol=1e-12)
+
+
+def test_float32_keeps_the_bounds() -> None:
+    decoder = decoder_of()
+    tokens = torch.randn(2, 6, 12, dtype=torch.float64, requires_grad=True)
+    targets = torch.rand(2, 40, 40, 3, dtype=torch.float64)
+    coords = ginr_fast.grid(40, 40)
+    with ginr_fast.backend("reference"):
+        expected = decoding_errors(decoder, coords, tokens, targets)
+        (wanted,) = torch.autograd.grad(expected.sum(), tokens)
+    single = tokens.detach().float().requires_grad_()
+    found = decoding_errors(decoder.float(), coords, single, targets.float())
+    (grad,) = torch.autograd.grad(found.sum(), single)
+    assert (found - expected).norm() / expected.norm() < 2e-5
+    assert (grad - wanted).norm() / wanted.norm() < 1e-4
+
+
+def test_other_gradients_take_the_long_way_and_the_second_order_is_refused() -> None:
+    decoder, coords = decoder_of().requires_grad_(), ginr_fast.grid(4, 5)
+    tokens = torch.randn(2, 6, 12, dtype=torch.float64, requires_grad=True)
+    targets = torch.rand(2, 4, 5, 3, dtype=torch.float64)
+    decoding_errors(decoder, coords, tokens, targets).sum().backward()
+    assert tokens.grad is not None
+    assert all(
+        each.grad is not None
+        for name, each in decoder.named_parameters()
+        if name != "key_projection.bias"
+    )
+    points = coords.tensor().double().requires_grad_()
+    decoder.requires_grad_(False)
+    (grad,) = torch.autograd.grad(decoding_errors(decoder, points, tokens, targets).sum(), points)
+    assert grad.abs().sum() > 0
+    error = decoding_errors(decoder, coords, tokens, targets).sum()
+    with pytest.raises(RuntimeError, match="locality_error: differentiable once"):
+        torch.autograd.grad(error, tokens, create_graph=True)
+
+
+def test_targets_are_checked_and_empty_batches_work() -> None:
+    decoder, coords = decoder_of(), ginr_fast.grid(4, 5)
+    tokens = torch.randn(2, 6, 12, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"targets: expected shape \(2, 4, 5, 3\)"):
+        decoding_errors(decoder, coords, tokens, torch.rand(2, 20, 3, dtype=torch.float64))
+    with pytest.raises(TypeError, match="targets: expected dtype float64"):
+        decoding_errors(decoder, coords, tokens, torch.rand(2, 4, 5, 3))
+    nothing = torch.zeros(0, 4, 5, 3, dtype=torch.float64)
+    assert decoding_errors(decoder, coords, tokens[:0], nothing).shape == (0,)

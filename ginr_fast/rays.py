@@ -111,7 +111,8 @@ def pixel_rays(
     x = (columns.to(poses.dtype) + (0.5 - cx)) / fx
     y = ((cy - 0.5) - rows.to(poses.dtype)) / fy
     in_camera = torch.stack([x, y, -torch.ones_like(x)], dim=-1)
-    directions = in_camera @ poses[..., :3, :3].mT
+    with torch.autocast(poses.device.type, enabled=False):  # it would round them
+        directions = in_camera @ poses[..., :3, :3].mT
     return poses[..., None, :3, 3].expand_as(directions), directions
 
 

@@ -24,3 +24,9 @@ def instance_order(seed: int, step: int, count: int, batch: int) -> np.ndarray:
         for epoch in set(epochs.tolist())
     }
     return np.array([orders[at // count][at % count] for at in positions.tolist()], dtype=np.int64)
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """``wanted`` of ``count`` views or scenes, evenly spread; all of them at most."""
+    wanted = min(count, wanted)
+    return sorted({(2 * index + 1) * count // (2 * wanted) for index in range(wanted)})

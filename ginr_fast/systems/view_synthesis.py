@@ -177,8 +177,7 @@ class ViewInr(nn.Module, ABC):
         for view, pose in enumerate(poses.to(tokens.device).reshape(-1, 4, 4)):
             for first in range(0, pixels, step):
                 index = torch.arange(first, min(first + step, pixels), device=tokens.device)
-                with torch.autocast(tokens.device.type, enabled=False):  # it would round the rays
-                    rays = pixel_rays(pose, index // width, index % width, focal, middle)
+                rays = pixel_rays(pose, index // width, index % width, focal, middle)
                 origins, directions = (part.expand(batch, *part.shape) for part in rays)
                 color = self.color(origins, directions, tokens)
                 output[:, view, :, first : first + step] = color.transpose(1, 2).clamp(0, 1)

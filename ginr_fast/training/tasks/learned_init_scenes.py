@@ -8,6 +8,7 @@ from functools import cached_property, partial
 import torch
 from PIL import Image
 
+from ginr_fast.data.order import spread
 from ginr_fast.data.ray_batches import RayBatch, ray_batch
 from ginr_fast.data.srn import Scene
 from ginr_fast.rays import camera_rays, pixel_rays
@@ -201,9 +202,3 @@ def random_rays(
         return origins, directions, scene.images[chosen, rows, columns].float() / 255
 
     return draw
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """``wanted`` of ``count`` views, evenly spread; all of them at most."""
-    wanted = min(count, wanted)
-    return sorted({(2 * index + 1) * count // (2 * wanted) for index in range(wanted)})

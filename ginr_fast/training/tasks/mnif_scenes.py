@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
+from ginr_fast.data.order import spread
 from ginr_fast.data.ray_batches import ray_batch
 from ginr_fast.data.srn import Scene, SrnScenes
 from ginr_fast.rays import camera_rays, pixel_rays
@@ -182,16 +183,16 @@ class MnifScenesTask(MnifTask):
         if isinstance(self.model, AutoDecoder):
             return self.model.latents.weight[index : index + 1].detach()
         scene = self.train_scenes.scene(index)
-        return self.scene_latent(scene, _spread(len(scene.images), self.recipe.views), None)
+        return self.scene_latent(scene, spread(len(scene.images), self.recipe.views), None)
 
     def _scored(self) -> list[tuple[int, int]]:
         """Scene and view of everything scored during training, spread over both."""
         views = len(self.views.scene(0).images)
         total = len(self.views) * views
         count = min(total, self.recipe.novel_views)
-        scenes = _spread(len(self.views), count)
+        scenes = spread(len(self.views), count)
         each = -(-count // len(scenes))
-        pairs = [(scene, view) for view in _spread(views, each) for scene in scenes]
+        pairs = [(scene, view) for view in spread(views, each) for scene in scenes]
         return sorted(pairs[:count])
 
     def _sum(self, pairs: list[tuple[int, int]]) -> FieldSum:
@@ -241,7 +242,7 @@ class MnifScenesTask(MnifTask):
         rows: list[list[torch.Tensor]] = [[] for _ in range(1 + len(fittings))]
         for index in range(min(len(self.held_out), options.instances or len(self.held_out))):
             scene = self.held_out.scene(index)
-            known = _spread(len(scene.images), options.fit_views)
+            known = spread(len(scene.images), options.fit_views)
             others = [view for view in range(len(scene.images)) if view not in known]
             if not others:
                 raise ValueError(
@@ -268,9 +269,3 @@ class MnifScenesTask(MnifTask):
             rendered = [evaluated_as("rendered", fitting) for fitting in fittings]
             save_png(comparison(images, ["held-out scenes", *rendered]), options.picture)
         return field_table(scores)
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """``wanted`` of ``count`` views or scenes, evenly spread; all of them at most."""
-    wanted = min(count, wanted)
-    return sorted({(2 * index + 1) * count // (2 * wanted) for index in range(wanted)})

@@ -13,6 +13,7 @@ from torch import nn
 
 from ginr_fast.data.episodes import Episode, EvaluationScene, episode, evaluation_views
 from ginr_fast.data.learnit import LearnItScenes
+from ginr_fast.data.order import spread
 from ginr_fast.data.scenes import Scene, Scenes
 from ginr_fast.data.srn import SrnScenes
 from ginr_fast.systems.fit_instances import fit_views
@@ -31,7 +32,6 @@ from ginr_fast.training.tasks.base import (
     Task,
     step_loader,
 )
-from ginr_fast.training.tasks.learned_init_scenes import spread
 from ginr_fast.training.tasks.made import made_cars
 from ginr_fast.training.tasks.mnif import evaluated_as, field_table, jitter_seed, shown
 
@@ -165,8 +165,7 @@ class ViewsTask(Task):
         Raises:
             ValueError: too few views to leave one to predict, or of another size.
         """
-        with torch.autocast(self.device.type, enabled=False):  # it would round the rays
-            found = evaluation_views(self.held_out, index, support)
+        found = evaluation_views(self.held_out, index, support)
         self._check_size(found.name, tuple(found.support_images.shape[-2:]))
         return found._replace(
             support_images=found.support_images.to(self.device),

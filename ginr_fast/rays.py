@@ -110,9 +110,9 @@ def pixel_rays(
         )
     x = (columns.to(poses.dtype) + (0.5 - cx)) / fx
     y = ((cy - 0.5) - rows.to(poses.dtype)) / fy
-    in_camera = torch.stack([x, y, -torch.ones_like(x)], dim=-1)
-    with torch.autocast(poses.device.type, enabled=False):  # it would round them
-        directions = in_camera @ poses[..., :3, :3].mT
+    # No matrix product: autocast would round it, and its sums may depend on how many rays there are.
+    right, up, back = poses[..., None, :3, :3].unbind(-1)
+    directions = x.unsqueeze(-1) * right + y.unsqueeze(-1) * up - back
     return poses[..., None, :3, 3].expand_as(directions), directions
 
 

@@ -18,7 +18,6 @@ from ginr_fast.ops.group_weights.op import Layout
 from ginr_fast.ops.low_rank_weights import low_rank_weights
 from ginr_fast.ops.volume_render.convention import RenderConvention, RenderedRays
 
-
 _SMALL = 0.1
 
 

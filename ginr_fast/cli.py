@@ -17,7 +17,7 @@ COMMANDS = {
     "train": "train a model by a recipe, or resume its training",
     "eval": "PSNR and SSIM of a trained model on held-out images",
     "reconstruct": "encode an image of any size and decode it at any scale",
-    "render": "draw instances of a trained mNIF: orbits, images, meshes",
+    "render": "draw what a trained model knows: orbits of scenes, an mNIF's images and meshes",
     "interpolate": "draw what lies between four instances of a trained mNIF",
     "analyse": "what tokens and attention do, how alike an mNIF's bases are, what it costs",
     "ablate": "train variants of a recipe under one budget, and compare them",

@@ -19,6 +19,7 @@ from ginr_fast.analysis.orbits import (
     field_pictures,
     orbit_pictures,
 )
+from ginr_fast.data.order import spread
 from ginr_fast.data.scenes import Scene
 from ginr_fast.rays import orbit_poses
 from ginr_fast.systems.fitted import view_of
@@ -28,7 +29,7 @@ from ginr_fast.training.checkpoints import CheckpointError, Saved
 from ginr_fast.training.recipes import LearnedInitScenesRecipe, ViewsRecipe
 from ginr_fast.training.tasks import SYSTEMS, restored
 from ginr_fast.training.tasks.base import DataOptions
-from ginr_fast.training.tasks.learned_init_scenes import LearnedInitScenesTask, spread
+from ginr_fast.training.tasks.learned_init_scenes import LearnedInitScenesTask
 from ginr_fast.training.tasks.views import ViewsTask
 
 SCENE_SYSTEMS = tuple(

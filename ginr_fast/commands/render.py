@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,42 +10,45 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ginr_fast.analysis.instances import FitOptions, run_folder
-from ginr_fast.analysis.pictures import CameraOptions
+from ginr_fast.analysis.orbits import FileFormat, OrbitOptions
+from ginr_fast.analysis.view_pictures import SCENE_SYSTEMS, SupportOptions
 from ginr_fast.commands import common
 from ginr_fast.training.tasks.base import DataOptions
 
 if TYPE_CHECKING:
     import torch
 
+    from ginr_fast.analysis.orbits import Orbit
     from ginr_fast.systems.mnif import Mnif
+    from ginr_fast.training.checkpoints import Saved
 
-_SHEET_VIEWS = 8
-_SHEET_SIZE = 128
 _MESH_TURNS = (35.0, 125.0, 215.0, 305.0)
 _SIZES = {"image": 256, "scene": 256, "voxels": 128}
 
 
 @dataclass(frozen=True)
 class RenderArguments:
-    """Draw instances of a trained mNIF at any resolution.
+    """Draw instances of a trained model at any resolution.
 
-    Scenes: an orbit of each as PNG frames and a GIF or MP4. Images: a PNG of each. Voxels: a mesh
-    of each, and a picture of it.
+    Scenes of an mNIF, of view synthesis or of Learned Init: an orbit of each as PNG frames and a
+    GIF or MP4. Images of an mNIF: a PNG of each. Its voxels: a mesh of each, and a picture of it.
 
     Args:
-        checkpoint: the folder of a run of an mNIF, a .pt checkpoint, or exported .safetensors.
-        instances: their numbers, from 0.
+        checkpoint: the folder of a run, a .pt checkpoint, or exported .safetensors.
+        instances: their numbers, from 0. Those of view synthesis and Learned Init are held-out
+            scenes.
         size: (scenes, images) height and width, in pixels; 256 if not given. (voxels) voxels along
             an axis in which the surface is searched; 128 if not given.
         out: the folder to write to; renders in the run's folder if not given.
         views: (scenes) of an orbit.
         format: (scenes) gif or mp4 beside the frames; png for the frames alone.
         fps: (scenes) frames a second.
-        occupancy: (scenes) find out first where a scene is empty, and skip that.
-        depth: (scenes) depth, too: nearer is brighter.
+        occupancy: (scenes of an mNIF) find out first where a scene is empty, and skip that.
+        depth: (radiance fields) depth, too: nearer is brighter.
         mesh: (voxels) the kind of file.
         camera: where scenes and shapes are seen from.
-        fit: where latents come from.
+        fit: (mNIF, Learned Init) what instances are fitted to.
+        support: (view synthesis) what scenes are known by.
         source: the data that held-out instances are of.
     """
 
@@ -54,13 +57,14 @@ class RenderArguments:
     size: int | None = None
     out: Path | None = None
     views: int = 60
-    format: Literal["gif", "mp4", "png"] = "gif"
+    format: FileFormat = "gif"
     fps: float = 20.0
     occupancy: bool = True
     depth: bool = False
     mesh: Literal["ply", "obj", "stl"] = "ply"
-    camera: Annotated[CameraOptions, arg(name="")] = field(default_factory=CameraOptions)
+    camera: Annotated[OrbitOptions, arg(name="")] = field(default_factory=OrbitOptions)
     fit: Annotated[FitOptions, arg(name="")] = field(default_factory=FitOptions)
+    support: Annotated[SupportOptions, arg(name="")] = field(default_factory=SupportOptions)
     source: Annotated[DataOptions, arg(name="")] = field(default_factory=DataOptions)
 
     def __post_init__(self) -> None:
@@ -75,17 +79,76 @@ class RenderArguments:
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     given = common.parse(RenderArguments, arguments, "render")
-    from ginr_fast.analysis.instances import load_instances
+    from ginr_fast.training.checkpoints import load_saved
 
+    saved, out = load_saved(given.checkpoint), given.out or run_folder(given.checkpoint) / "renders"
+    draw = draw_known_scenes if saved.system in SCENE_SYSTEMS else draw_instances
+    what = draw(saved, out, given)
+    print(f"{what} {', '.join(map(str, given.instances))}: {out}")
+
+
+def draw_known_scenes(saved: Saved, out: Path, given: RenderArguments) -> str:
+    """Orbits of held-out scenes, known by a few views; returns what they are, in words."""
+    from ginr_fast.analysis.view_pictures import open_scenes, orbits
+
+    task = open_scenes(saved, given.source, common.best_device())
+    size = given.size or _SIZES["scene"]
+    found = orbits(
+        task,
+        given.instances,
+        given.views,
+        size,
+        given.camera,
+        given.fit,
+        given.support,
+        given.depth,
+    )
+    write(found, out, given)
+    return "held-out scenes"
+
+
+def draw_instances(saved: Saved, out: Path, given: RenderArguments) -> str:
+    """Instances of an mNIF; returns what they are, in words."""
+    from ginr_fast.analysis.instances import load_instances
+    from ginr_fast.analysis.orbits import mnif_orbits
+    from ginr_fast.training.checkpoints import CheckpointError
+    from ginr_fast.training.recipes import MnifRecipe
+    from ginr_fast.training.tasks import SYSTEMS
+
+    if saved.system not in SYSTEMS or not issubclass(SYSTEMS[saved.system][0], MnifRecipe):
+        raise CheckpointError(
+            f"{saved.path}: expected a trained mNIF, got {saved.system}; "
+            f"scenes are drawn of {', '.join(SCENE_SYSTEMS)}, too"
+        )
+    given.support.refuse(saved.system, "set fit_views and fit_steps")
     device = common.best_device()
     found = load_instances(given.checkpoint, given.instances, given.fit, given.source, device)
-    out = given.out or run_folder(given.checkpoint) / "renders"
-    modality = found.model.config.modality
-    draw = {"image": draw_images, "voxels": draw_meshes, "scene": draw_orbits}[modality]
+    model, latents = found.model, found.latents
     kind = found.what.split()[0]
     names = [f"{kind}-{number:05d}" for number in given.instances]
-    draw(found.model, found.latents, names, out, given)
-    print(f"{found.what} {', '.join(map(str, given.instances))}: {out}")
+    if model.config.modality == "image":
+        draw_images(model, latents, names, out, given)
+    elif model.config.modality == "voxels":
+        draw_meshes(model, latents, names, out, given)
+    else:
+        size = given.size or _SIZES["scene"]
+        options = given.camera, given.occupancy, given.depth
+        write(mnif_orbits(model, latents, names, given.views, size, *options), out, given)
+    return found.what
+
+
+def write(orbits: Iterable[Orbit], out: Path, given: RenderArguments) -> None:
+    """Files of orbits."""
+    from itertools import count
+
+    from ginr_fast.analysis.orbits import write_orbits
+    from ginr_fast.training.tasks.made import progress_bar
+
+    with progress_bar("drawing views") as progress:
+        drawn, total = count(1), len(given.instances) * given.views
+        write_orbits(
+            orbits, given.views, out, given.format, given.fps, lambda: progress(next(drawn), total)
+        )
 
 
 def draw_images(
@@ -133,51 +196,3 @@ def draw_meshes(
         sides = [shaded(mesh, azimuth=turn, elevation=given.camera.elevation) for turn in turns]
         save_png(contact_sheet(np.stack(sides), len(sides)), out / f"{name}.png")
         print(f"{path}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")
-
-
-def draw_orbits(
-    model: Mnif, latents: torch.Tensor, names: Sequence[str], out: Path, given: RenderArguments
-) -> None:
-    """Frames and an animation of each, and one sheet with some views of all."""
-    import numpy as np
-    import torch
-    from PIL import Image
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from ginr_fast.analysis.pictures import depth_picture, orbit
-    from ginr_fast.pictures import (
-        contact_sheet,
-        save_frames,
-        save_gif,
-        save_mp4,
-        save_png,
-        to_frames,
-    )
-
-    size = given.size or _SIZES["scene"]
-    shown = np.linspace(0, given.views, min(_SHEET_VIEWS, given.views), endpoint=False).astype(int)
-    small = min(size, _SHEET_SIZE)
-    rows: list[np.ndarray] = []
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        progress = bar.add_task("views", total=len(names) * given.views)
-        for name, latent in zip(names, latents.split(1), strict=True):
-            made: dict[str, list[np.ndarray]] = {}
-            for seen in orbit(model, latent, given.views, size, given.camera, given.occupancy):
-                pictures = {"": seen.color}
-                if given.depth:
-                    pictures["-depth"] = depth_picture(seen, model.config.near, model.config.far)
-                for kind, picture in pictures.items():
-                    made.setdefault(kind, []).append(to_frames(picture[None])[0])
-                bar.advance(progress)
-            for kind, frames in made.items():
-                stack = np.stack(frames)
-                save_frames(stack, out / f"{name}{kind}")
-                if given.format == "gif":
-                    save_gif(stack, out / f"{name}{kind}.gif", given.fps)
-                elif given.format == "mp4":
-                    save_mp4(stack, out / f"{name}{kind}.mp4", given.fps)
-            rows += [
-                np.asarray(Image.fromarray(made[""][view]).resize((small, small))) for view in shown
-            ]
-    save_png(contact_sheet(torch.from_numpy(np.stack(rows)), len(shown)), out / "views.png")

@@ -110,7 +110,7 @@ def pixel_rays(
         )
     x = (columns.to(poses.dtype) + (0.5 - cx)) / fx
     y = ((cy - 0.5) - rows.to(poses.dtype)) / fy
-    # No matrix product: autocast would round it, and its sums may depend on how many rays there are.
+    # No matrix product: autocast would round it, and its sums may depend on the number of rays.
     right, up, back = poses[..., None, :3, :3].unbind(-1)
     directions = x.unsqueeze(-1) * right + y.unsqueeze(-1) * up - back
     return poses[..., None, :3, 3].expand_as(directions), directions

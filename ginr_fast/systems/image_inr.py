@@ -11,6 +11,7 @@ from torch import nn
 from ginr_fast.coords import CoordinateGrid, grid
 from ginr_fast.encoders import LatentEncoder, PatchTokenizer
 from ginr_fast.encoders.tokenizer import Padding
+from ginr_fast.fields import FieldSpec, FourierEncoding
 from ginr_fast.ops.checks import check_tensor
 from ginr_fast.systems.initialization import initialise_encoder
 
@@ -69,6 +70,36 @@ class ImageConfig(EncoderConfig):
         """What cuts images into data tokens."""
         return PatchTokenizer(
             self.image_size, self.patch_size, self.channels, self.encoder_dim, self.padding
+        )
+
+
+@dataclass(frozen=True)
+class ImageFieldConfig(ImageConfig):
+    """The sizes of an image's field whose weights are made from tokens, with its encoder's.
+
+    Args:
+        hidden_dim: width of the field.
+        hidden_layers: its layers between the first and the last.
+        frequencies: of its encoding, a coordinate.
+        bandwidth: σ, ratio of the highest frequency to the lowest, π.
+        token_dim: width of the latent tokens; None leaves them as the Transformer gives them.
+    """
+
+    hidden_dim: int = 256
+    hidden_layers: int = 3
+    frequencies: int = 64
+    bandwidth: float = 1024.0
+    token_dim: int | None = None
+
+    @property
+    def spec(self) -> FieldSpec:
+        """The field."""
+        return FieldSpec(
+            coord_dim=2,
+            out_dim=self.channels,
+            hidden_dim=self.hidden_dim,
+            hidden_layers=self.hidden_layers,
+            encoding=FourierEncoding.log_spaced(self.frequencies, self.bandwidth),
         )
 
 

@@ -5,44 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ginr_fast.decoders.token_field import PatternFieldDecoder
-from ginr_fast.fields import FieldSpec, FourierEncoding
-from ginr_fast.systems.image_inr import ImageConfig, ImageInr
+from ginr_fast.systems.image_inr import ImageFieldConfig, ImageInr
 
 
 @dataclass(frozen=True)
-class IpcConfig(ImageConfig):
+class IpcConfig(ImageFieldConfig):
     """The sizes of an IPC of images; the defaults are the published ones at 178×178.
 
     Args:
-        hidden_dim: width of the field.
-        hidden_layers: its layers between the first and the last.
-        frequencies: of its encoding, a coordinate.
         bandwidth: σ, ratio of the highest frequency to the lowest, π; 64, and 128 for ImageNette.
         latents: R, the latent tokens of an image: the rank of the modulated layer.
         modulated_layer: which layer that is.
         normalize: whether rows of all weights have length 1.
-        token_dim: width of the latent tokens; None leaves them as the Transformer gives them.
     """
 
-    hidden_dim: int = 256
-    hidden_layers: int = 3
-    frequencies: int = 64
     bandwidth: float = 64.0
     latents: int = 256
     modulated_layer: int = 1
     normalize: bool = False
-    token_dim: int | None = None
-
-    @property
-    def spec(self) -> FieldSpec:
-        """The field."""
-        return FieldSpec(
-            coord_dim=2,
-            out_dim=self.channels,
-            hidden_dim=self.hidden_dim,
-            hidden_layers=self.hidden_layers,
-            encoding=FourierEncoding.log_spaced(self.frequencies, self.bandwidth),
-        )
 
 
 class Ipc(ImageInr):

@@ -5,43 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ginr_fast.decoders.token_field import GroupedFieldDecoder
-from ginr_fast.fields import FieldSpec, FourierEncoding
 from ginr_fast.ops.group_weights.op import Layout
-from ginr_fast.systems.image_inr import ImageConfig, ImageInr
+from ginr_fast.systems.image_inr import ImageFieldConfig, ImageInr
 
 
 @dataclass(frozen=True)
-class TransInrConfig(ImageConfig):
+class TransInrConfig(ImageFieldConfig):
     """The sizes of a TransINR of images; the defaults are the published ones at 178×178.
 
     Args:
-        hidden_dim: width of the field.
-        hidden_layers: its layers between the first and the last.
-        frequencies: of its encoding, a coordinate.
-        bandwidth: σ, ratio of the highest frequency to the lowest, π.
         groups: columns' groups of a layer, or one number a layer.
         layout: which columns form a group, see :class:`ginr_fast.GroupedFieldDecoder`.
-        token_dim: width of the latent tokens; None leaves them as the Transformer gives them.
     """
 
-    hidden_dim: int = 256
-    hidden_layers: int = 3
-    frequencies: int = 64
-    bandwidth: float = 1024.0
     groups: int | tuple[int, ...] = 64
     layout: Layout = "blocks"
-    token_dim: int | None = None
-
-    @property
-    def spec(self) -> FieldSpec:
-        """The field."""
-        return FieldSpec(
-            coord_dim=2,
-            out_dim=self.channels,
-            hidden_dim=self.hidden_dim,
-            hidden_layers=self.hidden_layers,
-            encoding=FourierEncoding.log_spaced(self.frequencies, self.bandwidth),
-        )
 
 
 class TransInr(ImageInr):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ginr_fast.data.views import ViewConfig
 from ginr_fast.systems.image_inr import ImageConfig, ImageInr
@@ -43,3 +45,29 @@ class ImagesRecipe(Recipe):
     @abstractmethod
     def build(self) -> ImageInr:
         """The model, with starting values from the global random state."""
+
+
+FACES = ViewConfig(kind="whole")
+OBJECTS = ViewConfig(kind="whole", random_crop=True, flip=True)
+
+# What the tiny recipes have in common: crops of photographs, minutes on two CPU cores.
+TINY_ENCODER: Mapping[str, Any] = {
+    "image_size": 32,
+    "patch_size": 4,
+    "encoder_dim": 128,
+    "encoder_depth": 2,
+    "encoder_heads": 2,
+    "encoder_head_dim": 64,
+    "encoder_mlp_dim": 512,
+}
+TINY_BUDGET: Mapping[str, Any] = {
+    "views": ViewConfig(kind="crops", flip=True, shuffle_channels=True, held_out_views=192),
+    "steps": 3000,
+    "batch_size": 32,
+    "coordinates": 256,
+    "subpixel": True,
+    "learning_rate": 2e-3,
+    "warmup_steps": 100,
+    "schedule": "cosine",
+    "gradient_clip": 1.0,
+}

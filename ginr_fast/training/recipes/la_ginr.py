@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ginr_fast.data.views import ViewConfig
 from ginr_fast.systems.la_ginr import LaGinr, LaGinrConfig
-from ginr_fast.training.recipes.images import ImagesRecipe
+from ginr_fast.training.recipes.images import (
+    FACES,
+    OBJECTS,
+    TINY_BUDGET,
+    TINY_ENCODER,
+    ImagesRecipe,
+)
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,6 @@ class LaGinrRecipe(ImagesRecipe):
         return LaGinr(self.model)
 
 
-_FACES = ViewConfig(kind="whole")
-_OBJECTS = ViewConfig(kind="whole", random_crop=True, flip=True)
-
-
 def _high_resolution(size: int, patch: int, heads: int, doubled: bool = False) -> LaGinrRecipe:
     model = LaGinrConfig(
         image_size=size,
@@ -39,18 +40,12 @@ def _high_resolution(size: int, patch: int, heads: int, doubled: bool = False) -
         bandwidths=(256.0, 64.0) if doubled else (128.0, 32.0),
         query_bandwidth=32.0 if doubled else 16.0,
     )
-    return LaGinrRecipe(model=model, views=_FACES, epochs=400, coordinates=size**2 // 10)
+    return LaGinrRecipe(model=model, views=FACES, epochs=400, coordinates=size**2 // 10)
 
 
 _TINY = LaGinrRecipe(
     model=LaGinrConfig(
-        image_size=32,
-        patch_size=4,
-        encoder_dim=128,
-        encoder_depth=2,
-        encoder_heads=2,
-        encoder_head_dim=64,
-        encoder_mlp_dim=512,
+        **TINY_ENCODER,
         latents=64,
         token_dim=128,
         hidden_dim=128,
@@ -59,35 +54,27 @@ _TINY = LaGinrRecipe(
         query_bandwidth=4.0,
         heads=2,
     ),
-    views=ViewConfig(kind="crops", flip=True, shuffle_channels=True, held_out_views=192),
-    steps=3000,
-    batch_size=32,
-    coordinates=256,
-    subpixel=True,
-    learning_rate=2e-3,
-    warmup_steps=100,
-    schedule="cosine",
-    gradient_clip=1.0,
+    **TINY_BUDGET,
 )
 
 LA_GINR_RECIPES: Mapping[str, tuple[str, LaGinrRecipe]] = {
     "la-ginr-tiny": ("32x32 crops of photographs, minutes on two CPU cores", _TINY),
     "la-ginr-celeba": (
         "CelebA, 178x178, 300 epochs",
-        LaGinrRecipe(views=_FACES, epochs=300),
+        LaGinrRecipe(views=FACES, epochs=300),
     ),
     "la-ginr-ffhq": (
         "FFHQ, 178x178, 1000 epochs",
-        LaGinrRecipe(views=_FACES, epochs=1000),
+        LaGinrRecipe(views=FACES, epochs=1000),
     ),
     "la-ginr-imagenette": (
         "ImageNette, 178x178, 4000 epochs",
-        LaGinrRecipe(views=_OBJECTS, epochs=4000),
+        LaGinrRecipe(views=OBJECTS, epochs=4000),
     ),
     "la-ginr-imagenet-256": (
         "ImageNet, 256x256, 20 epochs",
         LaGinrRecipe(
-            model=LaGinrConfig(image_size=256, patch_size=16, heads=8), views=_OBJECTS, epochs=20
+            model=LaGinrConfig(image_size=256, patch_size=16, heads=8), views=OBJECTS, epochs=20
         ),
     ),
     "la-ginr-ffhq-256": ("FFHQ, 256x256, 400 epochs", _high_resolution(256, 16, 2)),

@@ -118,6 +118,20 @@ def peak_memory(function: Contestant) -> int | None:
     return max(field("VmHWM") - before, 0)
 
 
+def at_precision(function: Contestant, precision: str) -> Contestant:
+    """The call under ``torch.set_float32_matmul_precision(precision)``."""
+
+    def run() -> None:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision)
+        try:
+            function()
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return run
+
+
 def contest(
     benchmark,
     ours: Contestant,
@@ -129,6 +143,7 @@ def contest(
     dtype: torch.dtype,
     device: str,
     memory: bool = False,
+    precision: str = "highest",
 ) -> dict[str, float]:
     """Time ``ours``; before each of its rounds every rival runs once, so that all see the same
     machine. Speed-ups over the rivals are ratios of medians and land in ``extra_info``.
@@ -137,7 +152,10 @@ def contest(
         flops: minimal exact FLOPs of a call (recomputation not counted).
         traffic: bytes of inputs, parameters and outputs.
         memory: also compare peak memory with the first rival.
+        precision: of ours, see ``torch.set_float32_matmul_precision``; rivals run at "highest".
     """
+    if precision != "highest":
+        ours = at_precision(ours, precision)
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for function in (*rivals.values(), ours):
         function()
@@ -157,6 +175,7 @@ def contest(
     peaks = gemm_peaks(dtype, device)
     info = benchmark.extra_info
     info.update(dtype=str(dtype), device=device, flops=flops, traffic_bytes=traffic)
+    info["precision"] = precision
     info["gemm_flops_per_second"] = peaks["best"]
     info["torch_mm_flops_per_second"] = peaks["torch.mm"]
     info["bandwidth_bytes_per_second"] = bandwidth(device)

@@ -18,6 +18,7 @@ import ginr_fast
 from ginr_fast.decoders.error import decoding_errors
 from ginr_fast.decoders.token_field import TokenFieldDecoder
 from ginr_fast.fields import FieldSpec, FourierEncoding
+from ginr_fast.ops import native_gemm
 
 WIDTH = 768  # of the published Transformers' tokens
 IMAGE = FieldSpec(
@@ -35,6 +36,18 @@ NERF = FieldSpec(
     encoding=FourierEncoding.log_spaced(20, 2.0**8, scale=1.0),
 )
 POINTS = 128
+PRECISIONS = pytest.mark.parametrize(
+    "precision",
+    [
+        "highest",
+        pytest.param(
+            "high",
+            marks=pytest.mark.skipif(
+                not native_gemm.present(), reason="no processor with AMX, or not in use"
+            ),
+        ),
+    ],
+)
 
 
 def operator_flops(function: Callable[..., object], *arguments: object) -> int:
@@ -56,8 +69,9 @@ DECODERS: dict[str, Callable[[], TokenFieldDecoder]] = {
 }
 
 
+@PRECISIONS
 @pytest.mark.parametrize("name", DECODERS)
-def test_image_training_step(benchmark, name: str, device: str) -> None:
+def test_image_training_step(benchmark, name: str, precision: str, device: str) -> None:
     """178², batch 4: weights from tokens, values, loss, gradients of tokens and decoder."""
     torch.manual_seed(0)
     batch, side = 4, 178
@@ -83,6 +97,7 @@ def test_image_training_step(benchmark, name: str, device: str) -> None:
         dtype=torch.float32,
         device=device,
         memory=True,
+        precision=precision,
     )
 
 
@@ -129,8 +144,9 @@ TOKEN_DECODERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@PRECISIONS
 @pytest.mark.parametrize("name", TOKEN_DECODERS)
-def test_token_optimisation_step(benchmark, name: str, device: str) -> None:
+def test_token_optimisation_step(benchmark, name: str, precision: str, device: str) -> None:
     """Test-time optimisation: one step of Adam on the tokens of one 178² image.
 
     ``eager`` is a script that hands the tokens to an optimiser and leaves the model as it is, so
@@ -173,4 +189,5 @@ def test_token_optimisation_step(benchmark, name: str, device: str) -> None:
         dtype=torch.float32,
         device=device,
         memory=True,
+        precision=precision,
     )

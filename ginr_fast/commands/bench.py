@@ -20,14 +20,14 @@ class BenchArguments:
     """Run the benchmarks of a source checkout, or read a finished run; print and draw the results.
 
     Args:
-        json: results of `pytest benchmarks --benchmark-only --benchmark-json FILE`; the benchmarks
-            are run if not given.
-        out: folder for bars.png and roofline.png.
-        markdown: also write the table here, as Markdown.
+        json: results of `pytest benchmarks --benchmark-only --benchmark-json FILE`, of one machine
+            or several; the benchmarks are run if not given.
+        out: folder for bars.png and roofline.png, of the first of them.
+        markdown: also write the tables here, as Markdown.
         select: run only the benchmarks whose name matches this pytest -k expression.
     """
 
-    json: Path | None = None
+    json: tuple[Path, ...] = ()
     out: Path = Path("runs/bench")
     markdown: Path | None = None
     select: str = ""
@@ -37,11 +37,13 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     given = common.parse(BenchArguments, arguments, "bench")
     given.out.mkdir(parents=True, exist_ok=True)
-    source = given.json or _run(given.out / "results.json", given.select)
-    machine, rows = read(source)
-    _print(machine, rows)
+    sources = given.json or (_run(given.out / "results.json", given.select),)
+    found = [read(source) for source in sources]
+    for machine, rows in found:
+        _print(machine, rows)
     if given.markdown:
-        given.markdown.write_text(page(markdown(machine, rows)))
+        given.markdown.write_text(page([markdown(*each) for each in found]))
+    rows = found[0][1]
     draw_bars(rows, given.out / "bars.png")
     draw_roofline(rows, given.out / "roofline.png")
     print(f"drawn: {given.out / 'bars.png'}, {given.out / 'roofline.png'}")
@@ -89,8 +91,9 @@ def _cells(row: Row) -> list[str]:
         memory = f"1/{row['peak_bytes_eager'] / max(row['peak_bytes'], 1):.0f}"
     return [
         row["name"],
-        row["dtype"].removeprefix("torch."),
+        row["dtype"].removeprefix("torch.") + (", high" if row.get("precision") == "high" else ""),
         ratio("eager"),
+        ratio("frozen"),
         ratio("compiled"),
         ratio("matmul"),
         f"{row['efficiency']:.2f}",
@@ -103,6 +106,7 @@ _COLUMNS = (
     "benchmark",
     "dtype",
     "vs eager",
+    "vs frozen",
     "vs compiled",
     "vs matmul",
     "efficiency",
@@ -139,24 +143,28 @@ def markdown(machine: Row, rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(table: str) -> str:
-    """The page on performance: what the columns mean, then the table."""
+def page(tables: Sequence[str]) -> str:
+    """The page on performance: what the columns mean, then a table a machine."""
+    joined = "\n".join(tables)
     return f"""# Performance
 
-One run of `pytest benchmarks --benchmark-only`, from the JSON file it wrote, by
-`ginr-fast bench --json FILE --markdown docs/performance.md`. Before each round of ours every rival
-ran once; speed-ups are ratios of medians.
+A run of `pytest benchmarks --benchmark-only` on each machine, from the JSON files it wrote, by
+`ginr-fast bench --json FILE ... --markdown docs/performance.md`. Before each round of ours every
+rival ran once; speed-ups are ratios of medians.
 
 - *vs eager*: over the published formulation in eager float32, with coordinates repeated for every
   instance.
+- *vs frozen*: (test-time optimisation) over the same with gradients of the model switched off.
 - *vs compiled*: over `torch.compile` of it, in float32.
 - *vs matmul*: over one matrix product a parameter.
 - *efficiency*: minimal exact FLOPs (recomputation not counted) over time and the peak of the
   fastest matrix product in reach in that run; *vs torch.mm peak*: over that of `torch.mm`, which in
   float32 may be much slower, so that the figure can exceed 1.
 - *memory of eager's*: peak memory above the inputs, as a fraction of eager's.
+- *float32, high*: ours under `torch.set_float32_matmul_precision("high")`, where a processor with
+  AMX computes float32 products as three bfloat16 products; rivals as everywhere.
 
-{table}"""
+{joined}"""
 
 
 def draw_bars(rows: list[Row], path: Path) -> None:

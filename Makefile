@@ -39,7 +39,7 @@ SANITIZE := build/sanitize
 SANITIZED_TESTS := tests/test_build.py tests/test_vector_math.py tests/test_mixture_average.py \
 	tests/test_field_mlp.py \
 	tests/test_field_checks.py tests/test_volume_render.py tests/test_composite.py \
-	tests/test_occupancy.py tests/test_render_checks.py tests/test_fuzz.py
+	tests/test_occupancy.py tests/test_render_checks.py tests/test_fuzz.py tests/test_split_gemm.py
 
 sanitize: $(VENV)/.installed-dev
 	$(BIN)/cmake -S . -B $(SANITIZE) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \

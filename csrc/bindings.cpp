@@ -7,6 +7,7 @@
 #include "common/cpu_path.h"
 #include "field_mlp/bindings.h"
 #include "mixture_average/bindings.h"
+#include "split_gemm/bindings.h"
 #include "volume_render/bindings.h"
 
 namespace py = pybind11;
@@ -47,5 +48,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("force_cpu_path", &ginr::force_cpu_path);
   ginr::field_mlp::bind(module);
   ginr::mixture_average::bind(module);
+  ginr::split_gemm::bind(module);
   ginr::volume_render::bind(module);
 }

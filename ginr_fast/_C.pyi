@@ -148,6 +148,24 @@ def composite_backward_cpu_float32(
 def vector_sine_cosine(x: int, count: int, sine: int, cosine: int) -> None: ...
 def vector_exponential(x: int, count: int, out: int) -> None: ...
 
+# Sizes, address and strides of A and of B, addresses of bias (0: none) and out; False: no AMX.
+def split_gemm(
+    rows: int,
+    columns: int,
+    depth: int,
+    a: int,
+    a_row: int,
+    a_step: int,
+    b: int,
+    b_row: int,
+    b_step: int,
+    bias: int,
+    relu: bool,
+    out: int,
+    out_row: int,
+    threads: int,
+) -> bool: ...
+
 # With CUDA; the .cpp files name the arguments.
 def field_mlp_backward_sizes_cuda(*arguments: Any) -> tuple[int, int]: ...
 def volume_render_backward_sizes_cuda(*arguments: Any) -> tuple[int, int]: ...

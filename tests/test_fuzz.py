@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -256,6 +257,17 @@ OPERATORS = [
 ]
 
 
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """PyTorch's precision of float32 products."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def outcome(
     function: Callable[..., Any], tensors: Sequence[Tensor], name: str, gradients: bool
 ) -> list[Tensor]:
@@ -284,11 +296,15 @@ def run_case(number: int) -> str:
     function, tensors = operator(case)
     name = case.random.choice([*ENGINES, *[""] * 6])
     gradients, count = case.chance(0.5), case.random.choice([1, 2, 3, 8])
+    high = case.chance(0.3)
     told = "\n".join(
-        [f"case {number}: {operator.__name__}, engine {name!r}, {count} threads", *case.log]
+        [
+            f"case {number}: {operator.__name__}, engine {name!r}, {count} threads, high: {high}",
+            *case.log,
+        ]
     )
     try:
-        with threads(count):
+        with threads(count), products("high" if high else "highest"):
             got = outcome(function, tensors, name, gradients)
     except BackendError:
         assert name, f"{told}\nrefused by every backend"

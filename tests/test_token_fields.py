@@ -187,9 +187,7 @@ def test_training_learns_and_is_exported(kind: type, tmp_path: Path) -> None:
     model = small(kind.system).config
     chosen = kind(model=model, **{**_plain(RECIPE), "steps": 60, "learning_rate": 3e-3})
     losses: list[float] = []
-    result = train(
-        chosen, photos(), tmp_path, QUIET, lambda step, loss: losses.append(loss.item())
-    )
+    result = train(chosen, photos(), tmp_path, QUIET, lambda step, loss: losses.append(loss.item()))
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     again = load_model(tmp_path)
     images = torch.rand(2, 3, 16, 16)

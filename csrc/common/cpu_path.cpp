@@ -3,10 +3,29 @@
 #include <atomic>
 #include <stdexcept>
 
+#if defined(GINR_HAS_amx)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace ginr {
 namespace {
 
 std::atomic<int> g_path{-1};
+
+#if defined(GINR_HAS_amx)
+// Whether the processor has AMX for bfloat16 and the system lets this process use it, which Linux
+// has to be asked for once.
+bool tiles_permitted() {
+  constexpr unsigned kTiles = 1u << 24, kBf16Tiles = 1u << 22;  // CPUID leaf 7, EDX
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;   // ARCH_REQ_XCOMP_PERM, XTILEDATA
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if ((d & kTiles) == 0 || (d & kBf16Tiles) == 0) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 CpuPath fastest() {
   CpuPath best = CpuPath::portable;
@@ -20,6 +39,7 @@ CpuPath fastest() {
 
 const char* name(CpuPath path) {
   switch (path) {
+    case CpuPath::amx: return "amx";
     case CpuPath::avx512: return "avx512";
     case CpuPath::avx2: return "avx2";
     default: return "portable";
@@ -35,6 +55,9 @@ std::vector<CpuPath> compiled_paths() {
 #if defined(GINR_HAS_avx512)
     CpuPath::avx512,
 #endif
+#if defined(GINR_HAS_amx)
+    CpuPath::amx,
+#endif
   };
 }
 
@@ -42,9 +65,15 @@ bool supported(CpuPath path) {
 #if defined(GINR_HAS_avx512)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (path == CpuPath::avx2) return avx2;
-  if (path == CpuPath::avx512) {
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl");
+  if (path == CpuPath::avx512) return avx512;
+#endif
+#if defined(GINR_HAS_amx)
+  if (path == CpuPath::amx) {
+    static const bool permitted = tiles_permitted();
+    return avx512 && __builtin_cpu_supports("avx512bf16") && permitted;
   }
 #endif
   return path == CpuPath::portable;
@@ -61,7 +90,7 @@ CpuPath cpu_path() {
 
 bool bf16_products() {
 #if defined(GINR_HAS_avx512_bf16)
-  return cpu_path() == CpuPath::avx512 && __builtin_cpu_supports("avx512bf16");
+  return cpu_path() >= CpuPath::avx512 && __builtin_cpu_supports("avx512bf16");
 #else
   return false;
 #endif

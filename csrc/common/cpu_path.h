@@ -6,7 +6,9 @@
 
 namespace ginr {
 
-enum class CpuPath { portable, avx2, avx512 };
+// amx runs the vector kernels of avx512, and float32 products on the processor's tiles where the
+// caller allows that (split_gemm).
+enum class CpuPath { portable, avx2, avx512, amx };
 
 const char* name(CpuPath path);
 
@@ -22,7 +24,7 @@ CpuPath cpu_path();
 // Whether the path in use has bfloat16 dot products.
 bool bf16_products();
 
-// Forces a path by name ("portable", "avx2", "avx512"), or undoes that with "". Throws
+// Forces a path by name ("portable", "avx2", "avx512", "amx"), or undoes that with "". Throws
 // std::invalid_argument if there is no such path here.
 void force_cpu_path(const std::string& path);
 
@@ -32,7 +34,7 @@ void force_cpu_path(const std::string& path);
 // namespace of every path; see GINR_DECLARE_SIMD.
 #if defined(GINR_HAS_avx512)
 #define GINR_SIMD_CALL(function, ...)                                            \
-  (::ginr::cpu_path() == ::ginr::CpuPath::avx512 ? ::ginr::avx512::function(__VA_ARGS__) \
+  (::ginr::cpu_path() >= ::ginr::CpuPath::avx512 ? ::ginr::avx512::function(__VA_ARGS__) \
    : ::ginr::cpu_path() == ::ginr::CpuPath::avx2 ? ::ginr::avx2::function(__VA_ARGS__)   \
                                                  : ::ginr::portable::function(__VA_ARGS__))
 #define GINR_DECLARE_SIMD(...)              \

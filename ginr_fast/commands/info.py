@@ -74,8 +74,22 @@ def _extension() -> list[str]:
     return [
         f"compiler: {built['compiler']}",
         f"vector paths: {', '.join(built['cpu_paths'])}; in use: {built['cpu_path']}",
+        f"float32 products: {_products(built['cpu_path'])}",
         f"CUDA: {cuda}",
     ]
+
+
+def _products(path: str) -> str:
+    import torch
+
+    if path != "amx":
+        return "at full precision; no AMX in use"
+    setting = "torch.set_float32_matmul_precision"
+    try:
+        now = repr(torch.get_float32_matmul_precision())
+    except RuntimeError:
+        now = "set in torch.backends"
+    return f'on AMX under {setting}("high"); it is {now}'
 
 
 def _backends() -> list[str]:

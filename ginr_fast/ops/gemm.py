@@ -2,8 +2,10 @@
 
 On x86 CPUs oneDNN's inner product runs float32 with AVX-512 where PyTorch's default BLAS may stay
 at AVX2, and fuses bias and ReLU. PyTorch exposes it as ``torch.ops.mkldnn._linear_pointwise``;
-where that is missing, or for other devices and dtypes, ordinary PyTorch serves. The choice
-depends on the installation alone, so results are the same from run to run.
+where that is missing, or for other devices and dtypes, ordinary PyTorch serves. Where
+``torch.set_float32_matmul_precision("high")`` allows it and the processor has AMX, float32 products
+run there as three bfloat16 products (``native_gemm.py``). The choice depends on the installation,
+that setting and the sizes alone, so results are the same from run to run.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ginr_fast.ops import native_gemm
 
 _ONEDNN_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -48,9 +52,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
 
     Operands may be strided views. Not differentiable.
     """
+    if native_gemm.serves(x, weight, bias):
+        return native_gemm.product(x, weight, bias, relu)
     if uses_onednn(x):
         if not (weight.is_contiguous() or weight.t().is_contiguous()):
             weight = weight.contiguous()  # oneDNN falls back to plain loops on padded rows
+        if bias is not None:
+            bias = bias.contiguous()  # it is read as if it were
         return torch.ops.mkldnn._linear_pointwise(
             x, weight, bias, "relu" if relu else "none", [], ""
         )
@@ -60,6 +68,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
 
 def transposed_product(x: Tensor, y: Tensor) -> Tensor:
     """``x.T @ y``: ``(rows, m)`` and ``(rows, n)`` to ``(m, n)``. Not differentiable."""
+    if native_gemm.serves(x.t(), y.t()):
+        return native_gemm.product(x.t(), y.t())
     if not uses_onednn(x) or x.dtype != torch.float32:
         return torch.mm(x.t(), y)
     # One operand has to be copied transposed; take the narrower.

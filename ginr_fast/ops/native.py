@@ -63,7 +63,9 @@ def force_cpu_path(path: str | None) -> None:
     """Make the CPU kernels take one vector path, process-wide.
 
     Args:
-        path: ``"avx512"``, ``"avx2"`` or ``"portable"``; None for the fastest there is.
+        path: ``"amx"``, ``"avx512"``, ``"avx2"`` or ``"portable"``; None for the fastest there is.
+            "amx" is "avx512" for all but float32 matrix products where PyTorch's precision for
+            them is "high".
 
     Raises:
         ValueError: the build or the processor has no such path.

@@ -6,18 +6,46 @@ The backward runs each block again and goes back through it layer by layer: with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ginr_fast.fields import Activation, FieldSpec
+from ginr_fast.fields import Activation, FieldSpec, FourierEncoding
+from ginr_fast.ops import gemm, native_gemm
 from ginr_fast.ops.blocks import block_rows, settle_allocator
 from ginr_fast.ops.field_mlp import reference
 
 # Rows × width of a block on a CPU: its activations stay in the second-level cache.
 _CPU_ELEMENTS = 1 << 18
+
+
+# From this width and this many samples of an instance on, products on AMX make this backend faster
+# than the native one, whose kernel stays with the vector units.
+_AMX_WIDTH = 256
+_AMX_SAMPLES = 2048
+
+
+def outruns_native(spec: FieldSpec, count: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether this backend is the faster one for ``count`` samples an instance on a CPU.
+
+    It is on AMX, for wide fields without sines, where products may have bfloat16 operands: bfloat16
+    weights, or float32 where PyTorch's precision of products is "high". Never in compiled calls.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and device.type == "cpu"
+        and spec.hidden_dim >= _AMX_WIDTH
+        and count >= _AMX_SAMPLES
+        and "sine" not in (spec.activation, spec.out_activation)
+        and native_gemm.present()
+        and (
+            dtype == torch.bfloat16
+            or (dtype == torch.float32 and native_gemm.high_precision_allowed())
+        )
+    )
 
 
 def _spans(count: int, batch: int, spec: FieldSpec, device: torch.device) -> Iterator[slice]:
@@ -43,17 +71,46 @@ def _part(points: Tensor | None, instances: slice, span: slice) -> Tensor | None
     return points[instances if points.shape[0] > 1 else slice(None), span]
 
 
+def _encode(coords: Tensor, encoding: FourierEncoding) -> Tensor:
+    """The features of coordinates. The phases of float32 are reduced by turns in float64 on a CPU:
+    rounding them would cost more than everything after it."""
+    if coords.dtype != torch.float32 or coords.device.type != "cpu":
+        return reference.encode(coords, encoding)
+    turns = [frequency / (2 * math.pi) for frequency in encoding.frequencies]
+    phase = coords.double().unsqueeze(-1) * coords.new_tensor(turns, dtype=torch.float64)
+    phase = (phase - phase.round()).float().flatten(-2).mul_(2 * math.pi)
+    return torch.cat((phase.cos(), phase.sin()), dim=-1)
+
+
+def _linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none"
+) -> Tensor:
+    """``x Wᵀ + b``, batched, and the ReLU if one follows; coordinates keep their precision, and
+    phases of sines are formed at the full one, whatever products may have."""
+    if x.shape[0] > 1 or x.dtype != weight.dtype or activation == "sine":
+        y = reference.linear(x, weight, bias)
+    else:
+        y = gemm.linear(x[0], weight[0], None if bias is None else bias[0]).unsqueeze(0)
+    # Apart from the product: oneDNN's own ReLU makes NaN 0.
+    return y.relu_() if activation == "relu" else y
+
+
+def _transposed_product(x: Tensor, y: Tensor) -> Tensor:
+    """``xᵀ y``, batched."""
+    if x.shape[0] > 1:
+        return x.transpose(1, 2) @ y
+    return gemm.transposed_product(x[0], y[0]).unsqueeze(0)
+
+
 def forward(coords: Tensor, weights: Tensor, spec: FieldSpec, directions: Tensor | None) -> Tensor:
     """``(B | 1, N, d)`` and ``(B, P)`` to ``(B, N, out)``."""
     batch, count = weights.shape[0], coords.shape[1]
     out = weights.new_empty(batch, count, spec.out_dim)
-    for instances in _instances(batch, weights.device):
-        for span in _spans(count, batch, spec, weights.device):
-            where = _part(coords, instances, span)
-            assert where is not None
-            out[instances, span] = reference.field_mlp(
-                where, weights[instances], spec, _part(directions, instances, span)
-            )
+    for span in _spans(count, batch, spec, weights.device):
+        inputs = _Inputs(coords, directions, span, spec, weights.dtype)
+        for instances in _instances(batch, weights.device):
+            block = _Block(spec, weights[instances], None)
+            out[instances, span] = block.forward(*inputs.of(instances))
     return out
 
 
@@ -67,15 +124,14 @@ def backward(
 ) -> dict[str, Tensor]:
     """Gradients for those of ``coords``, ``weights`` and ``directions`` that are needed."""
     batch, count = weights.shape[0], coords.shape[1]
-    inputs = {"coords": coords, "weights": weights, "directions": directions}
-    sums = {name: _zeros(inputs[name]) for name in needed}
-    for instances in _instances(batch, weights.device):
-        for span in _spans(count, batch, spec, weights.device):
-            where = _part(coords, instances, span)
-            assert where is not None
-            block = _Block(spec, weights[instances], "weights" in needed)
-            block.forward(where, _part(directions, instances, span))
-            found = block.backward(grad[instances, span], "coords" in needed)
+    named = {"coords": coords, "weights": weights, "directions": directions}
+    sums = {name: _zeros(named[name]) for name in needed}
+    for span in _spans(count, batch, spec, weights.device):
+        inputs = _Inputs(coords, directions, span, spec, weights.dtype)
+        for instances in _instances(batch, weights.device):
+            block = _Block(spec, weights[instances], needed)
+            block.forward(*inputs.of(instances))
+            found = block.backward(grad[instances, span])
             for name in needed:
                 total = sums[name]
                 target = total[instances] if name == "weights" else _part(total, instances, span)
@@ -85,15 +141,46 @@ def backward(
     return sums
 
 
-class _Block:
-    """One block of samples of some instances: the forward keeps what the backward needs."""
+class _Inputs:
+    """What the fields take at a block of samples; shared coordinates are encoded once."""
 
-    def __init__(self, spec: FieldSpec, weights: Tensor, needs_weights: bool) -> None:
+    def __init__(
+        self,
+        coords: Tensor,
+        directions: Tensor | None,
+        span: slice,
+        spec: FieldSpec,
+        dtype: torch.dtype,
+    ) -> None:
+        self.coords, self.encoding, self.dtype = coords[:, span], spec.encoding, dtype
+        self.directions = None if directions is None else directions[:, span]
+        self.shared = self._encoded(self.coords) if coords.shape[0] == 1 else None
+
+    def _encoded(self, coords: Tensor) -> Tensor:
+        return coords if self.encoding is None else _encode(coords, self.encoding).to(self.dtype)
+
+    def of(self, instances: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Coordinates, what the first layer takes, and directions, of some instances."""
+        if self.shared is not None:
+            coords, hidden = self.coords, self.shared
+        else:
+            coords = self.coords[instances]
+            hidden = self._encoded(coords)
+        return coords, hidden, _part(self.directions, instances, slice(None))
+
+
+class _Block:
+    """One block of samples of some instances: the forward keeps what the backward needs, of which
+    the gradients ``needed``; None: there is no backward."""
+
+    def __init__(self, spec: FieldSpec, weights: Tensor, needed: Sequence[str] | None) -> None:
         self.spec, self.dtype = spec, weights.dtype
         self.layers = spec.unpack(weights)
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
         self.grads: dict[int, tuple[Tensor, Tensor]] = {}
-        self.needs_weights = needs_weights
+        self.keeps = needed is not None
+        self.needs_weights = needed is not None and "weights" in needed
+        self.needs_coords = needed is not None and "coords" in needed
 
     def _activation(self, index: int) -> Activation:
         spec, last = self.spec, self.spec.layers - 1
@@ -103,38 +190,43 @@ class _Block:
         return spec.out_activation if index == last else spec.activation
 
     def _through(self, index: int, x: Tensor) -> Tensor:
-        before = reference.linear(x, *self.layers[index])
-        self.kept[index] = (x, before)
-        return reference.activate(before, self._activation(index), self.spec.w0).to(self.dtype)
+        activation = self._activation(index)
+        y = _linear(x, *self.layers[index], activation)
+        if self.keeps:
+            self.kept[index] = (x, y)
+        if activation == "sine":
+            y = reference.activate(y, activation, self.spec.w0)
+        return y.to(self.dtype)
 
     def _back(self, index: int, grad: Tensor, needs_input: bool = True) -> Tensor | None:
-        x, before = self.kept.pop(index)
+        x, y = self.kept.pop(index)
         weight, _ = self.layers[index]
-        grad = _before_activation(grad, before, self._activation(index), self.spec.w0)
-        grad = grad.to(before.dtype)
+        grad = _before_activation(grad, y, self._activation(index), self.spec.w0)
+        grad = grad.to(y.dtype)
         if self.needs_weights:
-            product = grad.transpose(1, 2) @ x.to(before.dtype)
+            product = _transposed_product(grad, x.to(y.dtype))
             self.grads[index] = (product, grad.sum(1, dtype=_wide(grad.dtype)))
-        return grad @ weight.to(before.dtype) if needs_input else None
+        if not needs_input:
+            return None
+        return _linear(grad, weight.to(y.dtype).transpose(1, 2), None)
 
-    def forward(self, coords: Tensor, directions: Tensor | None) -> None:
+    def forward(self, coords: Tensor, hidden: Tensor, directions: Tensor | None) -> Tensor:
         spec, batch = self.spec, self.layers[0][0].shape[0]
-        self.coords = hidden = coords.expand(batch, -1, -1)
-        if spec.encoding is not None:
-            hidden = reference.encode(hidden, spec.encoding).to(self.dtype)
+        self.coords, hidden = coords.expand(batch, -1, -1), hidden.expand(batch, -1, -1)
         trunk = spec.hidden_layers + 1
         for index in range(trunk):
             hidden = self._through(index, hidden)
         if not spec.view_dim:
-            self._through(trunk, hidden)
-            return
+            return self._through(trunk, hidden)
         assert directions is not None
         self.directions = directions.expand(batch, -1, -1)
         view = self._through(trunk, F.normalize(self.directions, dim=-1))
-        self._through(trunk + 1, hidden)
-        self._through(trunk + 3, self._through(trunk + 2, torch.cat((hidden, view), dim=-1)))
+        density = self._through(trunk + 1, hidden)
+        both = torch.cat((hidden, view), dim=-1)
+        colour = self._through(trunk + 3, self._through(trunk + 2, both))
+        return torch.cat((colour, density), dim=-1)
 
-    def backward(self, grad: Tensor, needs_coords: bool) -> dict[str, Tensor]:
+    def backward(self, grad: Tensor) -> dict[str, Tensor]:
         """Gradients for weights (if wanted), coords (if wanted) and directions (if there are)."""
         spec, trunk = self.spec, self.spec.hidden_layers + 1
         found: dict[str, Tensor] = {}
@@ -149,7 +241,7 @@ class _Block:
             hidden = _not_none(self._back(trunk, grad))
         for index in reversed(range(1, trunk)):
             hidden = _not_none(self._back(index, hidden))
-        features = self._back(0, hidden, needs_coords)
+        features = self._back(0, hidden, self.needs_coords)
         if features is not None:
             found["coords"] = self._coordinates(features)
         if self.needs_weights:
@@ -166,7 +258,7 @@ class _Block:
         if encoding is None:
             return grad
         frequencies = self.coords.new_tensor(encoding.frequencies)
-        features = reference.encode(self.coords, encoding)
+        features = _encode(self.coords, encoding)
         cosine, sine = features.unflatten(-1, (2, self.spec.coord_dim, -1)).unbind(-3)
         grad_cosine, grad_sine = grad.unflatten(-1, (2, self.spec.coord_dim, -1)).unbind(-3)
         return ((cosine * grad_sine - sine * grad_cosine) * frequencies).sum(-1)
@@ -181,11 +273,12 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _before_activation(grad: Tensor, before: Tensor, activation: Activation, w0: float) -> Tensor:
+def _before_activation(grad: Tensor, kept: Tensor, activation: Activation, w0: float) -> Tensor:
+    """Back through an activation, from what a ReLU gave or what a sine took."""
     if activation == "relu":
-        return grad.masked_fill(before <= 0, 0)
+        return torch.ops.aten.threshold_backward(grad, kept.to(grad.dtype), 0)
     if activation == "sine":
-        return grad * (w0 * (w0 * before.to(_wide(before.dtype))).cos())
+        return grad * (w0 * (w0 * kept.to(_wide(kept.dtype))).cos())
     return grad
 
 

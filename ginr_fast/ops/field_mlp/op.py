@@ -83,6 +83,8 @@ def field_mlp(
             weights.device, triton_backend.field_refusal(spec, weights.dtype, weights.device)
         ),
     }
+    if blocked.outruns_native(spec, points.shape[1], weights.dtype, weights.device):
+        refused = {"blocked": None, **refused}
     backend = dispatch.choose("field_mlp", refused)
     if dispatch.recording():
         multiply_adds = sum(rows * columns for rows, columns in spec.layer_shapes)

@@ -4,16 +4,21 @@
 # make sanitize  tests the C++ code under AddressSanitizer and UndefinedBehaviorSanitizer
 # make clean   removes the environment and everything built
 #
-# PYTHON=python3.12 chooses the interpreter, VENV=path the environment.
+# PYTHON=python3.12 chooses the interpreter, VENV=path the environment, WORKERS=4 how many processes
+# run tests.
 
 PYTHON ?= python3
 VENV ?= .venv
 TRITON ?= triton==3.6.0
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 SOURCES := CMakeLists.txt pyproject.toml constraints.txt $(wildcard cmake/*) \
 	$(shell find csrc -type f)
+
+# One thread each: threads of several processes on the same cores wait for one another.
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: test demo bench bench-check sanitize clean
 
@@ -21,7 +26,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m ginr_fast.cli demo
@@ -31,7 +36,7 @@ bench: $(VENV)/.installed-dev
 
 # Every benchmark once, untimed.
 bench-check: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest benchmarks --benchmark-disable
+	$(TESTS) benchmarks --benchmark-disable
 
 # The extension once more, with sanitizers, beside the installed one; what they find ends the run.
 # Left out: what calls no kernel of ours but takes long (compilers), or none at all (float64).

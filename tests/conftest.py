@@ -13,7 +13,9 @@ if not torch.cuda.is_available():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` are skipped, visibly, where there is no GPU."""
+    """Tests marked ``gpu`` are skipped, visibly, where there is no GPU; slow ones start first, so
+    that no process is left with them in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if torch.cuda.is_available():
         return
     for item in items:

@@ -34,7 +34,7 @@ demo: $(VENV)/.installed
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
-# Every benchmark once, untimed.
+# Every benchmark once, untimed; what torch.compile makes of a rival is left out.
 bench-check: $(VENV)/.installed-dev
 	$(TESTS) benchmarks --benchmark-disable
 

@@ -311,7 +311,8 @@ def test_wide_fields_keep_their_bound(shared, activation, spy):
         return [out.detach(), *torch.autograd.grad(out, [v, w], cotangent.to(out))]
 
     torch.set_float32_matmul_precision("high")
-    got = run(coords, weights)
+    with ginr_fast.backend("blocked"):
+        got = run(coords, weights)
     assert spy
     with ginr_fast.backend("reference"):
         want = run(coords.double(), weights.double())
@@ -330,13 +331,14 @@ def test_which_fields_leave_the_native_backend():
 
     assert chosen() == "native"
     assert chosen(dtype=torch.bfloat16) == "blocked"
-    torch.set_float32_matmul_precision("high")
-    assert chosen() == "blocked"
-    assert chosen(count=2047) == "native"
-    assert chosen(hidden_dim=255) == "native"
-    assert chosen(activation="sine") == "native"
-    assert chosen(out_activation="sine") == "native"
+    half = {"dtype": torch.bfloat16}
+    assert chosen(count=2047, **half) == "native"
+    assert chosen(hidden_dim=255, **half) == "native"
+    assert chosen(activation="sine", **half) == "native"
+    assert chosen(out_activation="sine", **half) == "native"
     assert chosen(dtype=torch.float16) == "native"
+    torch.set_float32_matmul_precision("high")
+    assert chosen() == "native"
     native.force_cpu_path("avx512")
     assert chosen() == "native"
     assert chosen(dtype=torch.bfloat16) == "native"

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ginr_fast.data import BrokenSceneError, SrnScenes, instance_order, ray_batch
+from ginr_fast.data.scenes import mean_view
 from ginr_fast.data.srn import read_intrinsics, read_pose, write_scene
 from ginr_fast.rays import camera_rays, random_poses
 
@@ -256,3 +257,14 @@ def test_batches_name_what_is_wrong(root: Path) -> None:
         ray_batch(0, 0, scenes, 1, 1, 0)
     with pytest.raises(ValueError, match="slots: "):
         ray_batch(0, 0, scenes, 1, 1, 1, range(0))
+
+
+def test_the_mean_view_is_that_of_all_scenes_and_needs_one_size(tmp_path: Path) -> None:
+    poses = np.stack([np.eye(4, dtype=np.float32)] * 2)
+    for name, value, size in (("a", 0, 4), ("b", 255, 4), ("c", 0, 6)):
+        images = np.full((2, size, size, 3), value, np.uint8)
+        write_scene(tmp_path / "cars_train" / name, images, poses, focal=4.0)
+    scenes = SrnScenes(tmp_path, "train")
+    assert torch.equal(mean_view(scenes, at_most=2), torch.full((3, 4, 4), 0.5))
+    with pytest.raises(ValueError, match="4x4 pixels in scene a, 6x6 pixels in c; set image_size"):
+        mean_view(scenes)

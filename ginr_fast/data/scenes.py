@@ -215,3 +215,29 @@ def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+
+
+def mean_view(scenes: Scenes, at_most: int = 64) -> torch.Tensor:
+    """The mean of all views of scenes: what a model must beat that knows nothing of a scene.
+
+    Args:
+        scenes: with views of one size.
+        at_most: take it over the first so many scenes.
+
+    Returns:
+        ``(3, H, W)``, float32 in [0, 1].
+
+    Raises:
+        ValueError: views of two sizes; names both scenes.
+    """
+    first = scenes.scene(0)
+    means = []
+    for index in range(min(at_most, len(scenes))):
+        scene = scenes.scene(index)
+        if scene.images.shape[1:] != first.images.shape[1:]:
+            raise ValueError(
+                f"data: {described_size(first.images.shape[1:])} in scene {first.name}, "
+                f"{described_size(scene.images.shape[1:])} in {scene.name}; set image_size"
+            )
+        means.append(scene.images.float().mean(0))
+    return (torch.stack(means).mean(0) / 255).permute(2, 0, 1)

@@ -8,13 +8,13 @@ takes the mean over the batch, which divides the inner learning rate by the batc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from ginr_fast.systems.fitted import view_of
 from ginr_fast.systems.mnif import Mnif
 from ginr_fast.systems.samples import PointSamples, RaySamples, Samples, instance_errors, predict
 
@@ -210,7 +210,8 @@ def fit_latents(
     latent = latent.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([latent], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with torch.enable_grad(), _frozen(model):
+    model = view_of(model)  # gradients of its parameters would be most of the work
+    with torch.enable_grad():
         for step in range(steps):
             jitter = None if seed is None else seed + step
             loss = instance_errors(model, latent, samples(step), jitter).sum()
@@ -221,16 +222,3 @@ def fit_latents(
             optimizer.step()
             schedule.step()
     return latent.detach()
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Parameters ask for no gradient meanwhile: theirs would be most of the work."""
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)

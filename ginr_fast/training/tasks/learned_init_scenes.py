@@ -10,18 +10,17 @@ from PIL import Image
 
 from ginr_fast.data.order import spread
 from ginr_fast.data.ray_batches import RayBatch, ray_batch
+from ginr_fast.data.scenes import mean_view
 from ginr_fast.data.srn import Scene
 from ginr_fast.rays import camera_rays, pixel_rays
 from ginr_fast.systems.samples import RaySamples, Samples
 from ginr_fast.training.images import comparison, save_png
 from ginr_fast.training.metrics import FieldSum
-from ginr_fast.training.recipes import LearnedInitScenesRecipe, MnifScenesRecipe
+from ginr_fast.training.recipes import LearnedInitScenesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table, step_loader
 from ginr_fast.training.tasks.learned_init import LearnedInitTask
 from ginr_fast.training.tasks.mnif import field_table, jitter_seed, shown
-from ginr_fast.training.tasks.mnif_scenes import MnifScenesTask, SceneData
-
-_MEAN_OF = 64  # scenes that the mean image is taken over, at most
+from ginr_fast.training.tasks.mnif_scenes import SceneData, open_scenes
 
 
 class LearnedInitScenesTask(LearnedInitTask):
@@ -43,15 +42,8 @@ class LearnedInitScenesTask(LearnedInitTask):
 
     @classmethod
     def open(cls, recipe: LearnedInitScenesRecipe, options: DataOptions) -> SceneData:
-        """The scenes that an mNIF would be trained on, see :meth:`MnifScenesTask.open`."""
-        same = MnifScenesRecipe(
-            steps=1,
-            image_size=recipe.image_size,
-            made_scenes=recipe.made_scenes,
-            made_views=recipe.made_views,
-            made_held_out=recipe.made_held_out,
-        )
-        return MnifScenesTask.open(same, options)
+        """The splits of a folder in SRN's format, or of the cars that the recipe makes."""
+        return open_scenes(recipe, options)
 
     def fingerprint(self) -> str:
         return f"{self.train_scenes.fingerprint()} {self.held_out.fingerprint()}"
@@ -88,9 +80,7 @@ class LearnedInitScenesTask(LearnedInitTask):
     @cached_property
     def mean_image(self) -> torch.Tensor:
         """The mean of all views of training scenes, ``(3, H, W)`` in [0, 1]."""
-        count = min(_MEAN_OF, len(self.train_scenes))
-        means = [self.train_scenes.scene(index).images.float().mean(0) for index in range(count)]
-        return (torch.stack(means).mean(0) / 255).permute(2, 0, 1).to(self.device)
+        return mean_view(self.train_scenes).to(self.device)
 
     def fit(self, scene: Scene, known: list[int], steps: int | None = None) -> torch.Tensor:
         """Packed weights of a scene that is known by some of its views, ``(1, P)``.

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ginr_fast.data.order import spread
 from ginr_fast.data.ray_batches import ray_batch
+from ginr_fast.data.scenes import mean_view
 from ginr_fast.data.srn import Scene, SrnScenes
 from ginr_fast.rays import camera_rays, pixel_rays
 from ginr_fast.systems.fitted import Fitted, Part
@@ -19,7 +20,7 @@ from ginr_fast.training.images import comparison, save_png
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import MnifScenesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table
-from ginr_fast.training.tasks.made import made_cars
+from ginr_fast.training.tasks.made import MakesCars, made_cars
 from ginr_fast.training.tasks.mnif import (
     MnifBatch,
     MnifTask,
@@ -29,8 +30,6 @@ from ginr_fast.training.tasks.mnif import (
     shown,
 )
 
-_MEAN_OF = 64  # scenes that the mean image is taken over, at most
-
 
 class SceneData(NamedTuple):
     """Scenes to learn from, the same ones from other places (or None), and other scenes."""
@@ -38,6 +37,28 @@ class SceneData(NamedTuple):
     train: SrnScenes
     novel: SrnScenes | None
     held_out: SrnScenes
+
+
+def open_scenes(recipe: MakesCars, options: DataOptions) -> SceneData:
+    """The splits of a folder in SRN's format, or of the cars that the recipe makes.
+
+    Splits are named like train, test and, for training scenes seen from other places,
+    train_novel.
+    """
+    folder = options.data
+    if folder is None:
+        if not recipe.made_scenes:
+            raise ValueError(
+                "data: this recipe trains on scenes in SRN's format; name their folder with --data"
+            )
+        folder = made_cars(recipe)
+    size = recipe.image_size
+    novel = [path for path in folder.glob("*train_novel") if path.is_dir()]
+    return SceneData(
+        SrnScenes(folder, "train", size),
+        SrnScenes(novel[0], None, size) if novel else None,
+        SrnScenes(folder, "test", size),
+    )
 
 
 class MnifScenesTask(MnifTask):
@@ -66,26 +87,8 @@ class MnifScenesTask(MnifTask):
 
     @classmethod
     def open(cls, recipe: MnifScenesRecipe, options: DataOptions) -> SceneData:
-        """The splits of a folder in SRN's format, or of the cars that the recipe makes.
-
-        Splits are named like train, test and, for training scenes seen from other places,
-        train_novel.
-        """
-        folder = options.data
-        if folder is None:
-            if not recipe.made_scenes:
-                raise ValueError(
-                    "data: this recipe trains on scenes in SRN's format; "
-                    "name their folder with --data"
-                )
-            folder = made_cars(recipe)
-        size = recipe.image_size
-        novel = [path for path in folder.glob("*train_novel") if path.is_dir()]
-        return SceneData(
-            SrnScenes(folder, "train", size),
-            SrnScenes(novel[0], None, size) if novel else None,
-            SrnScenes(folder, "test", size),
-        )
+        """See :func:`open_scenes`."""
+        return open_scenes(recipe, options)
 
     def fingerprint(self) -> str:
         return f"{self.train_scenes.fingerprint()} {self.held_out.fingerprint()}"
@@ -116,9 +119,7 @@ class MnifScenesTask(MnifTask):
     @cached_property
     def mean_image(self) -> torch.Tensor:
         """The mean of all views of training scenes, ``(3, H, W)`` in [0, 1]."""
-        count = min(_MEAN_OF, self.instances)
-        means = [self.train_scenes.scene(index).images.float().mean(0) for index in range(count)]
-        return (torch.stack(means).mean(0) / 255).permute(2, 0, 1).to(self.device)
+        return mean_view(self.train_scenes).to(self.device)
 
     def _rays(self, scene: Scene, view: int) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = scene.images.shape[1:3]

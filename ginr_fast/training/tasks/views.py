@@ -14,7 +14,7 @@ from torch import nn
 from ginr_fast.data.episodes import Episode, EvaluationScene, episode, evaluation_views
 from ginr_fast.data.learnit import LearnItScenes
 from ginr_fast.data.order import spread
-from ginr_fast.data.scenes import Scene, Scenes
+from ginr_fast.data.scenes import Scene, Scenes, mean_view
 from ginr_fast.data.srn import SrnScenes
 from ginr_fast.systems.fit_instances import fit_views
 from ginr_fast.systems.fitted import Fitted, Part
@@ -35,7 +35,6 @@ from ginr_fast.training.tasks.base import (
 from ginr_fast.training.tasks.made import made_cars
 from ginr_fast.training.tasks.mnif import evaluated_as, field_table, jitter_seed, shown
 
-_MEAN_OF = 64  # scenes that the mean image is taken over, at most
 _SUPPORT_STREAM = 6
 
 
@@ -151,13 +150,9 @@ class ViewsTask(Task):
     @cached_property
     def mean_image(self) -> torch.Tensor:
         """The mean of all views of training scenes, ``(3, H, W)`` in [0, 1]."""
-        count = min(_MEAN_OF, len(self.train_scenes))
-        means = []
-        for index in range(count):
-            scene = self.train_scenes.scene(index)
-            self._check_size(scene.name, tuple(scene.images.shape[1:3]))
-            means.append(scene.images.float().mean(0))
-        return (torch.stack(means).mean(0) / 255).permute(2, 0, 1).to(self.device)
+        first = self.train_scenes.scene(0)
+        self._check_size(first.name, tuple(first.images.shape[1:3]))
+        return mean_view(self.train_scenes).to(self.device)
 
     def known(self, index: int, support: int) -> EvaluationScene:
         """A held-out scene known by support views, always the same ones, on the device.

@@ -15,7 +15,7 @@ from measure import contest
 from torch import Tensor, nn
 
 import ginr_fast
-from ginr_fast.decoders.error import decoding_errors
+from ginr_fast.decoders.squared_error import decoding_errors
 from ginr_fast.decoders.token_field import TokenFieldDecoder
 from ginr_fast.fields import FieldSpec, FourierEncoding
 from ginr_fast.ops import native_gemm

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ginr_fast
-from ginr_fast.decoders.error import decoding_errors
+from ginr_fast.decoders.squared_error import decoding_errors
 from ginr_fast.ops.locality_decode import error as module
 
 

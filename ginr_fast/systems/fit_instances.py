@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ginr_fast.coords import CoordinateGrid, grid
-from ginr_fast.decoders.error import decoding_errors
+from ginr_fast.decoders.squared_error import decoding_errors
 from ginr_fast.systems.audio_inr import AudioIpc
 from ginr_fast.systems.fitted import Fitted
 from ginr_fast.systems.fitting import FittingOptions, OnStep, fit

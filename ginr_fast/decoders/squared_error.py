@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.decoders.locality_aware import LocalityAwareDecoder
-from ginr_fast.ops.locality_decode.error import locality_error
+from ginr_fast.ops.locality_decode.squared_error import locality_error
 
 
 def decoding_errors(

@@ -10,8 +10,8 @@ from small_training import MODEL
 
 import ginr_fast
 from ginr_fast.ops.field_mlp import op as field_op
-from ginr_fast.ops.locality_decode import error as locality_error
 from ginr_fast.ops.locality_decode import op as locality_op
+from ginr_fast.ops.locality_decode import squared_error as locality_error
 from ginr_fast.rays import camera_rays, orbit_poses
 from ginr_fast.systems.audio_inr import AudioIpc, AudioIpcConfig
 from ginr_fast.systems.fit_instances import (

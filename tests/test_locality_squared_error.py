@@ -7,7 +7,7 @@ import torch
 
 import ginr_fast
 from ginr_fast.decoders.squared_error import decoding_errors
-from ginr_fast.ops.locality_decode import error as module
+from ginr_fast.ops.locality_decode import squared_error as module
 
 
 def decoder_of(heads: int = 2, head_dim: int | None = None, relu: bool = True, levels: int = 2):

@@ -81,5 +81,5 @@ $(VENV)/.installed: $(VENV)/.environment $(SOURCES)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.environment $(SOURCES)
-	$(PIP) --no-build-isolation --editable '.[train,test,dev,bench]'
+	$(PIP) --no-build-isolation --editable '.[train,generate,test,dev,bench]'
 	touch $(VENV)/.installed $@

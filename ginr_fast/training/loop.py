@@ -159,10 +159,7 @@ class _Run:
         self.slots = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
         torch.manual_seed(recipe.seed)
         self.model = self.task.build()
-        # The fused update is one pass over the weights on every device.
-        optimizer = torch.optim.Adam(
-            self.task.parameter_groups(), lr=recipe.learning_rate, betas=recipe.betas, fused=True
-        )
+        optimizer = self.task.optimizer(self.task.parameter_groups())
         wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.forward: Callable[..., Any] = wrapped
         # Not Fabric's mixed precision: that rounds what goes into a model, coordinates too.
@@ -223,6 +220,7 @@ class _Run:
             if recipe.gradient_clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_clip)
             self.optimizer.step()
+            self.task.after_step(step)
         return StepLoss(loss.total.detach(), loss.error.detach())
 
     def _autocast(self) -> torch.autocast:
@@ -282,7 +280,7 @@ class _Run:
         main = self.fabric.is_global_zero
         if main:
             checkpoints.write_export(
-                path, self.recipe.system, self.task.metadata(), self.model.state_dict()
+                path, self.recipe.system, self.task.metadata(), dict(self.task.exported())
             )
         self.fabric.barrier()
         return TrainingResult(self.model.cpu().eval(), scores, path, main)

@@ -157,6 +157,7 @@ class Task(ABC):
     tto_targets: ClassVar[tuple[FittingTarget, ...]] = ()
     """What test-time optimisation can be of, for :attr:`EvaluationOptions.tto_target`."""
 
+    recipe: Any
     model: nn.Module
     device: torch.device = torch.device("cpu")
 
@@ -180,6 +181,28 @@ class Task(ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser; a group's ``lr_scale`` multiplies the recipe's rate."""
         return [{"params": list(self.model.parameters())}]
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """What takes the steps: Adam with the recipe's rate and betas.
+
+        Args:
+            groups: of :meth:`parameter_groups`.
+        """
+        # The fused update is one pass over the weights on every device.
+        recipe = self.recipe
+        return torch.optim.Adam(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+
+    def after_step(self, step: int) -> None:  # noqa: B027  # most tasks have nothing to do
+        """Called after each step of the optimiser, before the step is counted: for averages of
+        weights, which must be part of the model's state.
+
+        Args:
+            step: from 0.
+        """
+
+    def exported(self) -> Mapping[str, torch.Tensor]:
+        """The weights that are exported at the end, on the CPU or not: all of the model's."""
+        return self.model.state_dict()
 
     def place(self, device: torch.device) -> None:
         """Called when the model has been moved to a device."""

@@ -1,0 +1,1 @@
+"""Generating instances: consistency training, latent diffusion, and how samples are judged."""

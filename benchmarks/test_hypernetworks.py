@@ -15,7 +15,7 @@ from measure import contest
 from torch import Tensor, nn
 
 import ginr_fast
-from ginr_fast.decoders.squared_error import decoding_errors
+from ginr_fast.decoders.squared_error import KeptFeatures, decoding_errors
 from ginr_fast.decoders.token_field import TokenFieldDecoder
 from ginr_fast.fields import FieldSpec, FourierEncoding
 from ginr_fast.ops import native_gemm
@@ -157,8 +157,10 @@ def test_token_optimisation_step(benchmark, name: str, precision: str, device: s
     shape = (1, decoder.tokens, WIDTH) if fields else (1, 256, 256)
     tokens = torch.randn(shape, device=device, requires_grad=True)
     adam = torch.optim.Adam([tokens], lr=1e-4, fused=True)
-    coords = ginr_fast.grid(178, 178, device=device).tensor().unsqueeze(0)
+    where = ginr_fast.grid(178, 178, device=device)
+    coords = where.tensor().unsqueeze(0)
     target = torch.rand(1, 178, 178, 3, device=device)
+    kept = KeptFeatures()
 
     def optimise(errors: Callable[[], Tensor]) -> None:
         adam.zero_grad(set_to_none=True)
@@ -166,7 +168,7 @@ def test_token_optimisation_step(benchmark, name: str, precision: str, device: s
         adam.step()
 
     def step() -> None:
-        optimise(lambda: decoding_errors(decoder, coords, tokens, target))
+        optimise(lambda: decoding_errors(decoder, where, tokens, target, kept))
 
     def published_step(model: nn.Module) -> None:
         model.zero_grad(set_to_none=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ginr_fast
-from ginr_fast.decoders.squared_error import decoding_errors
+from ginr_fast.decoders.squared_error import KeptFeatures, decoding_errors
 from ginr_fast.ops.locality_decode import squared_error as module
 
 
@@ -108,3 +108,40 @@ def test_targets_are_checked_and_empty_batches_work() -> None:
         decoding_errors(decoder, coords, tokens, torch.rand(2, 4, 5, 3))
     nothing = torch.zeros(0, 4, 5, 3, dtype=torch.float64)
     assert decoding_errors(decoder, coords, tokens[:0], nothing).shape == (0,)
+
+
+@pytest.mark.parametrize("where", ["a grid", "shared points", "points of each instance"])
+@pytest.mark.parametrize("limit", [1 << 29, 0])
+def test_kept_features_change_nothing_and_are_computed_once(
+    where: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, coords = decoder_of(), COORDS[where]
+    if isinstance(coords, torch.Tensor):
+        coords = coords.double()
+    computed = []
+    of_block = module._Call.queries
+    monkeypatch.setattr(
+        module._Call, "queries", lambda call, q: computed.append(1) or of_block(call, q)
+    )
+    kept = KeptFeatures(limit)
+    with torch.no_grad():
+        targets = decoder(coords, torch.randn(3, 6, 12, dtype=torch.float64))
+    for step in range(3):
+        tokens = torch.randn(3, 6, 12, dtype=torch.float64, requires_grad=True)
+        expected = decoding_errors(decoder, coords, tokens, targets)
+        (wanted,) = torch.autograd.grad(expected.sum(), tokens)
+        computed.clear()
+        found = decoding_errors(decoder, coords, tokens, targets, kept)
+        (grad,) = torch.autograd.grad(found.sum(), tokens)
+        assert torch.equal(found, expected) and torch.equal(grad, wanted)
+        keeps = limit > 0 and where != "points of each instance"
+        assert bool(computed) == (step == 0 or not keeps)
+
+
+def test_features_are_not_kept_for_other_coordinates() -> None:
+    decoder, kept = decoder_of(), KeptFeatures()
+    tokens = torch.randn(2, 6, 12, dtype=torch.float64, requires_grad=True)
+    targets = torch.rand(2, 4, 5, 3, dtype=torch.float64)
+    decoding_errors(decoder, ginr_fast.grid(4, 5), tokens, targets, kept)
+    with pytest.raises(ValueError, match="coords: expected those of the calls before"):
+        decoding_errors(decoder, ginr_fast.grid(4, 5), tokens, targets, kept)

@@ -6,11 +6,17 @@ from torch import Tensor, nn
 
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.decoders.locality_aware import LocalityAwareDecoder
-from ginr_fast.ops.locality_decode.squared_error import locality_error
+from ginr_fast.ops.locality_decode.squared_error import KeptFeatures, locality_error
+
+__all__ = ["KeptFeatures", "decoding_errors"]
 
 
 def decoding_errors(
-    decoder: nn.Module, coords: Tensor | CoordinateGrid, tokens: Tensor, targets: Tensor
+    decoder: nn.Module,
+    coords: Tensor | CoordinateGrid,
+    tokens: Tensor,
+    targets: Tensor,
+    kept: KeptFeatures | None = None,
 ) -> Tensor:
     """The mean squared error of each instance.
 
@@ -19,6 +25,8 @@ def decoding_errors(
         coords: ``(B, ..., c)``, ``(..., c)`` shared by the batch, or a grid.
         tokens: what it decodes, ``(B, ...)``.
         targets: what it should give, ``(B, ..., d_out)``.
+        kept: the same in every call, where coordinates and decoder are the same in every call: what
+            depends on nothing else is then computed once.
 
     Returns:
         ``(B,)``, differentiable.
@@ -33,5 +41,6 @@ def decoding_errors(
             targets,
             scale=decoder.head_dim**-0.5,
             modulation_relu=decoder.modulation_relu,
+            kept=kept,
         )
     return (decoder(coords, tokens) - targets).square().flatten(1).mean(1)

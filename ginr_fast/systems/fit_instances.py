@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ginr_fast.coords import CoordinateGrid, grid
-from ginr_fast.decoders.squared_error import decoding_errors
+from ginr_fast.decoders.squared_error import KeptFeatures, decoding_errors
 from ginr_fast.systems.audio_inr import AudioIpc
 from ginr_fast.systems.fitted import Fitted
 from ginr_fast.systems.fitting import FittingOptions, OnStep, fit
@@ -65,7 +66,10 @@ def fit_images(
     tokens = _encoded(model, images)
     where = grid(*images.shape[2:], device=images.device)
     draw = point_draw(where, images.permute(0, 2, 3, 1), options)
-    return fit(model, tokens, draw, options, on_step, errors=_image_errors)
+    # All pixels in each step, and a decoder that stays as it is.
+    same = options.target == "tokens" and options.points in (None, where.numel)
+    kept = KeptFeatures() if same else None
+    return fit(model, tokens, draw, options, on_step, errors=partial(_image_errors, kept=kept))
 
 
 def fit_clips(
@@ -230,12 +234,14 @@ def _chooser(
     return choose
 
 
-def _image_errors(model: Any, instances: Tensor, samples: Samples) -> Tensor:
+def _image_errors(
+    model: Any, instances: Tensor, samples: Samples, kept: KeptFeatures | None
+) -> Tensor:
     if type(model).decode is not ImageInr.decode:
         return instance_errors(model, instances, samples)
     assert isinstance(samples, PointSamples)
     # Mid-grey is what ImageInr.decode adds.
-    return decoding_errors(model.decoder, samples.coords, instances, samples.values - 0.5)
+    return decoding_errors(model.decoder, samples.coords, instances, samples.values - 0.5, kept)
 
 
 def _ray_errors(model: ViewInr, instances: Tensor, samples: Samples) -> Tensor:

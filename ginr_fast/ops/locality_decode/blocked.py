@@ -80,7 +80,6 @@ class _Call:
         self.rows = block_rows(keys.device)
         if w.modulation_weight is not None:
             self.modulation = w.modulation_weight.flatten(0, 1)  # (L·d, H·dv)
-        self.modulation_bias = w.modulation_bias.flatten()
         self.output = torch.cat(tuple(w.output_weight), dim=-1)  # (out, L·d)
 
     def blocks(self) -> list[Block]:
@@ -107,16 +106,23 @@ class _Call:
         """The rows of one instance of a group, or all of them when coordinates are shared."""
         return tensor if self.shared else tensor[position * count : (position + 1) * count]
 
-    def attend(self, queries: Tensor, instance: int) -> tuple[list[Tensor], list[Tensor]]:
-        """P_h and P_h V_h of one instance."""
-        probabilities, attended = [], []
+    def attend(self, queries: Tensor, instance: int, out: Tensor, keep: bool) -> list[Tensor]:
+        """P_h V_h of one instance: side by side into ``out``, or added to it if W_m is folded into
+        the values. Returns P_h by head, or nothing without ``keep``."""
+        kept = []
         for head in range(self.heads):
             bias = None if self.logit_bias is None else self.logit_bias[instance, head]
             logits = gemm.linear(self.head(queries, head), self.keys[instance, head], bias)
             p = torch.softmax(logits, dim=-1)
-            probabilities.append(p)
-            attended.append(gemm.linear(p, self.values[instance, head].t()))
-        return probabilities, attended
+            values = self.values[instance, head].t()
+            if self.w.modulation_weight is None:
+                gemm.add_linear(out, p, values)
+            else:
+                part = out[:, head * self.value_dim : (head + 1) * self.value_dim]
+                gemm.linear_into(part, p, values)
+            if keep:
+                kept.append(p)
+        return kept
 
     def step(
         self, queries: Tensor, features: list[Tensor], group: slice, count: int, keep: bool
@@ -126,28 +132,22 @@ class _Call:
         w, width = self.w, self.w.width
         size = group.stop - group.start
         folded = w.modulation_weight is None
-        attended = queries.new_empty(size * count, self.heads * self.value_dim)
-        modulated = queries.new_empty(0)
-        probabilities = []
-        if folded:
-            modulated = queries.new_empty(size * count, w.levels * width)
-        for position in range(size):
-            p, heads = self.attend(self.rows_of(queries, position, count), group.start + position)
-            rows = slice(position * count, (position + 1) * count)
-            if keep:
-                probabilities.append(p)
-            if folded:
-                total = heads[0]
-                for other in heads[1:]:
-                    total += other
-                torch.add(total, self.modulation_bias, out=modulated[rows])
-            else:
-                torch.cat(heads, dim=-1, out=attended[rows])
-        if not folded:
-            modulated = gemm.linear(attended, self.modulation, self.modulation_bias)
+        modulated = queries.new_empty(size * count, w.levels * width)
         levels = modulated.unflatten(0, (size, count)).unflatten(-1, (w.levels, width))
         for level, feature in enumerate(features):
-            levels[:, :, level] += feature.view(-1, count, width)
+            rows_of_all = feature.view(-1, count, width).expand(size, -1, -1)
+            torch.add(rows_of_all, w.modulation_bias[level], out=levels[:, :, level])
+        attended = modulated
+        if not folded:
+            attended = queries.new_empty(size * count, self.heads * self.value_dim)
+        probabilities = []
+        for position in range(size):
+            rows = slice(position * count, (position + 1) * count)
+            of_instance = self.rows_of(queries, position, count)
+            p = self.attend(of_instance, group.start + position, attended[rows], keep)
+            probabilities.append(p)
+        if not folded:
+            gemm.add_linear(modulated, attended, self.modulation)
         if self.modulation_relu:
             modulated.relu_()
 

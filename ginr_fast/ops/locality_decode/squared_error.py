@@ -2,19 +2,22 @@
 
 Where nothing but keys and values asks for a gradient (test-time optimisation of tokens), a block's
 share of the gradient follows from its own values and targets: it is taken while the block's
-activations are at hand, and the backward of :mod:`.blocked` need not compute them again.
+activations are at hand, and the backward of :mod:`.blocked` need not compute them again. Queries
+and coordinate features do not depend on the tokens at all: steps on the same coordinates share
+them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.ops import dispatch
+from ginr_fast.ops.blocks import Block
 from ginr_fast.ops.checks import autocasts, check_tensor
 from ginr_fast.ops.coordinates import normalised
 from ginr_fast.ops.locality_decode import plan
@@ -23,6 +26,41 @@ from ginr_fast.ops.locality_decode.blocked_backward import Backward
 from ginr_fast.ops.locality_decode.op import _fold, _sizes, locality_decode
 from ginr_fast.ops.locality_decode.weights import LocalityWeights
 from ginr_fast.profiling import annotate
+
+_Features: TypeAlias = tuple[Tensor, list[Tensor]]
+"""Q, and each band's features, of a block."""
+
+
+class KeptFeatures:
+    """Queries and coordinate features of calls with the same coordinates and weights.
+
+    Hand one to every such call: the first fills it, the others take from it. Only coordinates that
+    the batch shares are kept, and no more than ``limit`` bytes.
+
+    Args:
+        limit: in bytes; 178² points at the published sizes take 97 MB.
+    """
+
+    def __init__(self, limit: int = 1 << 29) -> None:
+        self.limit = limit
+        self._blocks: dict[Block, _Features] = {}
+        self._coords: Tensor | CoordinateGrid | None = None
+
+    def of(self, coords: Tensor | CoordinateGrid) -> dict[Block, _Features]:
+        """By block, for these coordinates.
+
+        Raises:
+            ValueError: they are not those of the calls before.
+        """
+        if self._coords is None:
+            self._coords = coords
+        if self._coords is not coords:
+            raise ValueError("coords: expected those of the calls before, as features are kept")
+        return self._blocks
+
+    def fits(self, numbers: int, dtype: torch.dtype) -> bool:
+        """Whether so many may be kept."""
+        return numbers * dtype.itemsize <= self.limit
 
 
 @annotate("locality_error")
@@ -35,6 +73,7 @@ def locality_error(
     *,
     scale: float | None = None,
     modulation_relu: bool = True,
+    kept: KeptFeatures | None = None,
 ) -> Tensor:
     """The mean squared error of each instance.
 
@@ -45,12 +84,14 @@ def locality_error(
     Args:
         coords, keys, values, weights, scale, modulation_relu: see :func:`locality_decode`.
         targets: in the shape of the decoded values, ``(B, ..., d_out)``.
+        kept: what calls with these coordinates and weights share.
 
     Returns:
         ``(B,)``, in the dtype of the decoded values.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong kind, dtype, shape or device, by its name.
+        TypeError, ValueError: an argument of the wrong kind, dtype, shape or device, by its name,
+            or other coordinates than those that features are kept for.
     """
     if not _serves(coords, keys, values, weights, targets):
         found = locality_decode(
@@ -64,7 +105,12 @@ def locality_error(
     foldings = plan.choose_foldings(_sizes(points, grid_shape, keys, values, weights))
     keys, values, logit_bias, weights = _fold(keys, values, weights, foldings)
     flat = targets.reshape(len(keys), math.prod(shape[1:]), weights.out_dim)
-    call = points, grid_shape, weights, modulation_relu
+    features = {} if kept is None else kept.of(coords)
+    numbers = math.prod(shape[1:]) * (
+        weights.query_weight.shape[0] + weights.width * weights.levels
+    )
+    keep = kept is not None and kept.fits(numbers, keys.dtype)
+    call = points, grid_shape, weights, modulation_relu, features, keep
     return _OnePass.apply(keys, values, logit_bias, flat, call)
 
 
@@ -97,9 +143,9 @@ class _OnePass(torch.autograd.Function):
         values: Tensor,
         logit_bias: Tensor | None,
         targets: Tensor,
-        constants: tuple[Tensor, list[int], LocalityWeights, bool],
+        constants: tuple[Tensor, list[int], LocalityWeights, bool, dict[Block, _Features], bool],
     ) -> Tensor:
-        points, grid_shape, weights, modulation_relu = constants
+        points, grid_shape, weights, modulation_relu, kept, keep = constants
         call = _Call(points, grid_shape, keys, values, logit_bias, weights, modulation_relu)
         inputs = {"keys": keys, "values": values, "logit_bias": logit_bias}
         asked = zip(inputs, ctx.needs_input_grad, strict=False)
@@ -109,11 +155,13 @@ class _OnePass(torch.autograd.Function):
         numbers = targets.shape[1] * targets.shape[2]
         none = torch.empty(0)
         for block in call.blocks():
-            shared: tuple[Tensor, list[Tensor]] | None = None
+            shared = kept.get(block)
             for group in call.instances(block):
                 if shared is None or not call.shared:
                     q, *features = call.features.forward(block, group, keep=False)
                     shared = call.queries(q), features
+                    if keep and call.shared:
+                        kept[block] = shared
                 activations = call.step(*shared, group, block.count, keep=True)
                 wanted = targets[group, block.points].flatten(0, 1)
                 difference = call.values_of(activations.hidden) - wanted

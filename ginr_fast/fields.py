@@ -253,9 +253,10 @@ class FieldSpec:
             TypeError, ValueError: not a tensor, or not ``(B, P)``.
         """
         check_tensor("weights", weights, ("B", self.parameter_count))
+        # One split: the gradient of as many slices would be as many full-size tensors.
+        parts = weights.split([slot.size for slot in self.slots], dim=1)
         views = [
-            weights[:, slot.offset : slot.offset + slot.size].unflatten(1, slot.shape)
-            for slot in self.slots
+            part.unflatten(1, slot.shape) for part, slot in zip(parts, self.slots, strict=True)
         ]
         if not self.bias:
             return [(view, None) for view in views]

@@ -145,6 +145,7 @@ def watched(monkeypatch):
     """The lists of gradients asked for, and the shapes of weight gradients computed."""
     asked, products = [], []
     backward, product = op._backward_op, gemm.transposed_product
+    batched = attention._transposed_product
 
     def spy_backward(*arguments):
         asked.append(list(arguments[-1]))
@@ -154,8 +155,13 @@ def watched(monkeypatch):
         products.append(tuple(sorted((x.shape[1], y.shape[1]))))
         return product(x, y)
 
+    def spy_batched(x, y):
+        products.append(tuple(sorted((x.shape[-1], y.shape[-1]))))
+        return batched(x, y)
+
     monkeypatch.setattr(op, "_backward_op", spy_backward)
     monkeypatch.setattr(gemm, "transposed_product", spy_product)
+    monkeypatch.setattr(attention, "_transposed_product", spy_batched)
     return asked, products
 
 
@@ -206,3 +212,34 @@ def test_no_backward_without_a_gradient_and_no_grad_works():
     assert not out.requires_grad
     with torch.inference_mode():
         torch.testing.assert_close(decoder(coords, tokens), out)
+
+
+@pytest.mark.parametrize("kind", ["points", "one set", "grid"])
+@pytest.mark.parametrize("tiles", ["one head", "some rows", "some instances"])
+def test_tiles_of_any_shape_give_the_same(kind, tiles, monkeypatch):
+    """One head of one instance, some rows of an instance, several instances."""
+    monkeypatch.setattr(gemm, "one_at_a_time", lambda x: tiles == "one head")
+    monkeypatch.setattr(attention, "_FEW_LOGITS", 0)
+    rows = {"one head": 1, "some rows": 64, "some instances": 200}[tiles]
+    decoder = make_decoder(**SMALL)
+    monkeypatch.setattr(attention, "CPU_TILE_ELEMENTS", rows * decoder.heads * 7)
+    coords = make_coords(kind, 5, 90, 2)
+    tokens = make_tokens(5, 7, 11).requires_grad_()
+
+    def gradients():
+        loss = decoder(coords, tokens).square().sum()
+        return torch.autograd.grad(loss, [tokens, *decoder.parameters()])
+
+    with ginr_fast.backend("reference"):
+        wanted = gradients()
+    shapes = []
+    tiles_of = attention.Attention._tiles
+    monkeypatch.setattr(
+        attention.Attention,
+        "_tiles",
+        lambda *of: (shapes.append(tile) or tile for tile in tiles_of(*of)),
+    )
+    torch.testing.assert_close(gradients(), wanted)
+    one = slice(0, 1)
+    assert {"one head": one, "some rows": one, "some instances": slice(0, 2)}[tiles] == shapes[0][0]
+    assert (shapes[0][2] == one) == (tiles == "one head")

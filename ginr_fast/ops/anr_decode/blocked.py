@@ -33,8 +33,8 @@ from ginr_fast.ops.features import Band, GridFeatures, PointFeatures
 class _Activations:
     """What one (block, instances) step leaves: its output, and for the backward the rest."""
 
-    tiles: list[list[Tile]] = field(default_factory=list)
-    """Attention tiles by instance."""
+    tiles: list[Tile] = field(default_factory=list)
+    """Of the attention."""
     inputs: list[Tensor] = field(default_factory=list)
     """What each linear layer takes: a, x¹, …; (rows, ·)."""
     preactivations: list[Tensor] = field(default_factory=list)
@@ -90,10 +90,6 @@ class _Call:
         step = max(1, self.rows // block.count)
         return [slice(i, min(i + step, self.batch)) for i in range(0, self.batch, step)]
 
-    def rows_of(self, tensor: Tensor, position: int, count: int) -> Tensor:
-        """The rows of one instance of a group, or all of them when coordinates are shared."""
-        return tensor if self.shared else tensor[position * count : (position + 1) * count]
-
     def step(
         self, queries: Tensor, group: slice, count: int, keep: bool
     ) -> tuple[Tensor, _Activations]:
@@ -101,15 +97,7 @@ class _Call:
         size = group.stop - group.start
         act = _Activations()
         x = queries.new_empty(size * count, self.heads * self.value_dim)
-        for position in range(size):
-            act.tiles.append(
-                self.attention.forward(
-                    self.rows_of(queries, position, count),
-                    group.start + position,
-                    x[position * count : (position + 1) * count],
-                    keep,
-                )
-            )
+        act.tiles = self.attention.forward(queries, group, count, x, keep)
         for weight, bias in self.layers:
             if keep:
                 act.inputs.append(x)

@@ -69,7 +69,7 @@ class Backward:
         grad_queries: Tensor | None,
     ) -> None:
         """One group of instances on one block, from ∂y to ∂Q."""
-        call, count = self.call, block.count
+        call = self.call
         self._layer("output", (), grad, act.inputs[-1])
         if not self.needs_attention and self.lowest == len(call.layers):
             return
@@ -84,20 +84,17 @@ class Backward:
                 grad = gemm.linear(grad, call.layers[index][0].t())
         if not self.needs_attention:
             return
-        for position in range(group.stop - group.start):
-            instance = group.start + position
-            rows = slice(position * count, (position + 1) * count)
-            keys, values = self.grads.get("keys"), self.grads.get("values")
-            call.attention.backward(
-                act.tiles[position],
-                grad[rows],
-                act.inputs[0][rows],
-                call.rows_of(queries, position, count),
-                instance,
-                None if keys is None else keys[instance],
-                None if values is None else values[instance],
-                None if grad_queries is None else call.rows_of(grad_queries, position, count),
-            )
+        call.attention.backward(
+            act.tiles,
+            group,
+            block.count,
+            grad,
+            act.inputs[0],
+            queries,
+            self.grads.get("keys"),
+            self.grads.get("values"),
+            grad_queries,
+        )
 
     def _finished(self) -> dict[str, Tensor]:
         features = self.call.features

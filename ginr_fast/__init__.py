@@ -1,5 +1,6 @@
 """Fast, exact, differentiable decoders for generalizable implicit neural representations."""
 
+from ginr_fast.adapters.frame import accelerate, restore
 from ginr_fast.coords import CoordinateGrid, grid
 from ginr_fast.decoders.anr import AnrDecoder
 from ginr_fast.decoders.field import FieldDecoder
@@ -39,6 +40,7 @@ __all__ = [
     "PatternFieldDecoder",
     "RenderConvention",
     "RenderedRays",
+    "accelerate",
     "anr_decode",
     "backend",
     "camera_rays",
@@ -54,6 +56,7 @@ __all__ = [
     "mixture_average",
     "orbit_poses",
     "plucker",
+    "restore",
     "stream",
     "volume_render",
 ]

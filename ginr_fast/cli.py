@@ -16,18 +16,22 @@ from importlib import import_module
 COMMANDS = {
     "train": "train a model by a recipe, or resume its training",
     "eval": "PSNR and SSIM of a trained model on held-out images",
+    "export-latents": "encode a data set by a trained model, for latent diffusion",
     "reconstruct": "encode an image of any size and decode it at any scale",
     "render": "draw what a trained model knows: orbits of scenes, an mNIF's images and meshes",
-    "interpolate": "draw what lies between four instances of a trained mNIF",
+    "generate": "draw samples from a generative model, at any resolution",
+    "judge": "score a generative model's samples: FID, precision, recall, copies, latency",
+    "interpolate": "draw what lies between four instances of an mNIF, or between four samples",
     "analyse": "what tokens and attention do, how alike an mNIF's bases are, what it costs",
     "ablate": "train variants of a recipe under one budget, and compare them",
     "compare": "train LA-GINR, IPC and TransINR under one budget, and compare them",
+    "convert": "turn checkpoints of published code into ours, and back",
     "make-data": "make a small data set: ray-traced cars, voxel shapes, audio clips",
     "demo": "train a tiny model on photographs, show it, and time the decoder",
     "bench": "print and draw the results of the benchmarks",
     "info": "versions, devices, the compiled extension and the backends",
 }
-_MODULES = {"eval": "evaluate", "make-data": "make_data"}
+_MODULES = {"eval": "evaluate", "export-latents": "export_latents", "make-data": "make_data"}
 # By name, so that torch need not be imported to print the usage.
 _USER_ERRORS = ("BackendError", "OutOfMemoryError")
 DEBUG_VARIABLE = "GINR_FAST_DEBUG"

@@ -76,8 +76,6 @@ def extract_mesh(
         >>> round(float(abs(mesh.vertices[:, 0]).max()), 3)
         0.5
     """
-    from skimage.measure import marching_cubes
-
     if spec.coord_dim != 3 or spec.out_dim != 1 or spec.view_dim:
         raise ValueError(
             f"spec: expected 3 coordinates and 1 value, got {spec.coord_dim} and {spec.out_dim}"
@@ -91,6 +89,34 @@ def extract_mesh(
     inner = volume[1:-1, 1:-1, 1:-1]
     for slab, values in stream(FieldDecoder(spec), voxels, weights, max_points):
         inner[slab] = values[0, ..., 0].float().cpu().numpy()
+    return _surface(volume, level, bounds)
+
+
+def mesh_of(
+    values: np.ndarray, level: float = 0.0, bounds: tuple[float, float] = (-1.0, 1.0)
+) -> Mesh:
+    """The surface of a grid of values by marching cubes, as :func:`extract_mesh` finds it.
+
+    Args:
+        values: at the centres of voxels, ``(D, H, W)``, above the level inside; as many along each
+            axis.
+        level: the value on the surface.
+        bounds: of the box, along each axis.
+
+    Raises:
+        ValueError: another shape.
+        EmptySurfaceError: all values are below the level, or above it.
+    """
+    if values.ndim != 3 or len(set(values.shape)) != 1:
+        raise ValueError(f"values: expected shape (D, D, D), got {tuple(values.shape)}")
+    return _surface(np.pad(values.astype(np.float32), 1), level, bounds)
+
+
+def _surface(volume: np.ndarray, level: float, bounds: tuple[float, float]) -> Mesh:
+    """The surface of values with one more voxel all around, which is overwritten."""
+    from skimage.measure import marching_cubes
+
+    inner = volume[1:-1, 1:-1, 1:-1]
     low, high = float(inner.min()), float(inner.max())
     if not low < level < high:
         raise EmptySurfaceError(
@@ -103,7 +129,7 @@ def extract_mesh(
         for shell, neighbour in ((0, 1), (-1, -2)):
             sides[shell] = level - np.abs(sides[neighbour] - level)
     places, faces, normals, _ = marching_cubes(volume, level)
-    step = (bounds[1] - bounds[0]) / resolution
+    step = (bounds[1] - bounds[0]) / len(inner)
     # Voxel i + 1 of the padded volume is voxel i, whose centre lies at i + 1/2.
     vertices = (places - 0.5) * step + bounds[0]
     # Its triangles come clockwise.

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,21 +21,19 @@ from small_training import MODEL, QUIET, RECIPE
 import ginr_fast
 from ginr_fast import cli
 from ginr_fast.analysis.ablation import Over, variants
+from ginr_fast.data import ViewConfig
 from ginr_fast.decoders.locality_ablation import LocalityAblationDecoder
+from ginr_fast.generation.consistency import Objective
+from ginr_fast.systems.inrct import InrctConfig
 from ginr_fast.systems.la_ginr import LaGinr
 from ginr_fast.systems.trans_inr import TransInrConfig
 from ginr_fast.training.checkpoints import CheckpointError, load_model
-from ginr_fast.training.comparison import (
-    Entry,
-    compare,
-    draw,
-    draw_reconstructions,
-    table,
-    write_csv,
-)
+from ginr_fast.training.comparison import Entry, compare
+from ginr_fast.training.comparison_shown import draw, draw_reconstructions, table, write_csv
 from ginr_fast.training.loop import train
 from ginr_fast.training.recipes import (
     ImagesRecipe,
+    InrctRecipe,
     LaGinrRecipe,
     TransInrRecipe,
     as_plain,
@@ -44,6 +43,32 @@ from ginr_fast.training.tasks import open_data
 
 CHOICES = [("attention", "stack"), ("patterns", "multi_band"), ("patterns", "stack")]
 TOKENS = 7
+LOSSES = ("generation", "reconstruction", "diffusion")
+INRCT = InrctRecipe(
+    model=InrctConfig(
+        image_size=12,
+        dim=32,
+        encoder_depth=1,
+        decoder_depth=1,
+        hyper_heads=2,
+        hyper_head_dim=16,
+        mlp_dim=48,
+        tokens=8,
+        token_dim=16,
+        hidden_dim=16,
+        heads=2,
+        head_dim=8,
+        depth=2,
+    ),
+    views=ViewConfig(kind="whole"),
+    made_images=40,
+    made_held_out=4,
+    objective=Objective(2.0, 3.0, 5.0),
+    samples=8,
+    steps=3,
+    reconstruction_steps=2,
+    batch_size=4,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -369,11 +394,48 @@ def test_variants_share_everything_else() -> None:
 
 
 def test_ablations_of_other_systems_are_refused() -> None:
-    for over, recipe in (("groups", RECIPE), ("levels", TransInrRecipe(steps=1))):
+    cases: list[tuple[Over, Any]] = [
+        ("groups", RECIPE),
+        ("levels", TransInrRecipe(steps=1)),
+        ("losses", RECIPE),
+        ("groups", INRCT),
+    ]
+    for over, recipe in cases:
         with pytest.raises(ValueError, match="over"):
             variants(recipe, over)
     with pytest.raises(ValueError, match="over: expected one of modules"):
         variants(RECIPE, "colour")
+
+
+def test_the_losses_are_switched_as_in_the_paper() -> None:
+    rows = variants(INRCT, "losses")
+    found = [
+        (
+            tuple(vars(entry.recipe.objective)[name] for name in LOSSES),
+            entry.recipe.first_steps(1),
+            entry.published_fid,
+            entry.published,
+        )
+        for entry in rows
+        if isinstance(entry.recipe, InrctRecipe)
+    ]
+    assert found == [
+        ((0, 3, 0), 0, 389, 49.2),
+        ((2, 0, 0), 0, 15.93, 10.7),
+        ((2, 3, 0), 0, 19.31, 45.1),
+        ((2, 3, 5), 0, 9.30, 37.4),
+        ((2, 3, 5), 2, 7.88, 40.9),
+    ]
+    for entry in rows:
+        changed = differences(as_plain(INRCT), as_plain(entry.recipe))
+        switches = ("objective.", "reconstruction_")
+        assert all(name.startswith(switches) for name in changed)
+    for changes, named in (
+        ({"reconstruction_steps": 0}, "reconstruction_steps, .* switched off here"),
+        ({"objective": Objective(diffusion=0)}, "objective: expected all losses on"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            variants(replace(INRCT, **changes), "losses")  # type: ignore[arg-type]
 
 
 # Runs side by side
@@ -460,6 +522,26 @@ def test_results_are_shown(tmp_path: Path) -> None:
         draw_reconstructions(results, RECIPE, tmp_path / "sheet.png", count=0)
 
 
+def test_generative_models_are_compared_by_their_samples_too(tmp_path: Path) -> None:
+    chosen = variants(INRCT, "losses")[-2:]
+    results = compare(chosen, None, tmp_path, QUIET)
+    assert compare(chosen, None, tmp_path, QUIET) == results
+    alone = train(chosen[1].recipe, open_data(INRCT), tmp_path / "alone", QUIET)
+    assert results[1].distance == pytest.approx(alone.scores.values()["distance_2"], rel=1e-3)
+    assert results[1].published_fid == 7.88 and results[0].published == 37.4
+    # Its twin in training is no part of a model.
+    assert results[1].parameters == sum(p.numel() for p in INRCT.build().parameters())
+    printed = io.StringIO()
+    Console(file=printed, width=140).print(table(results, "a title"))
+    text = printed.getvalue()
+    assert "paper (FID)" in text and "7.88" in text and f"{results[0].distance:.3f}" in text
+    with open(write_csv(results, tmp_path / "results.csv"), newline="") as file:
+        assert float(list(csv.DictReader(file))[1]["distance"]) == results[1].distance
+    assert Image.open(draw(results, tmp_path / "bars.png")).width > 1000
+    sheet = draw_reconstructions(results, INRCT, tmp_path / "sheet.png", count=3)
+    assert Image.open(sheet).height > Image.open(tmp_path / "bars.png").height
+
+
 def _columns(drawn: Table) -> str:
     return " ".join(str(column.header) for column in drawn.columns)
 
@@ -494,8 +576,9 @@ def test_ablate_from_the_command_line(
 def test_mistakes_of_ablate_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         ([], "recipe: expected one of"),
-        (["ipc-tiny"], "recipe: expected one of la-ginr or trans-inr"),
+        (["ipc-tiny"], "recipe: expected one of la-ginr, trans-inr, inrct, got ipc-tiny"),
         (["la-ginr-tiny", "--over", "groups"], "over: groups are of trans-inr"),
+        (["la-ginr-tiny", "--over", "losses"], "over: losses are of inrct"),
     ):
         assert cli.main(["ablate", *arguments]) == 2
         assert message in capsys.readouterr().err

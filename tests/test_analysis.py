@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import ginr_fast
+from ginr_fast.analysis.decoded import pictures_of
 from ginr_fast.analysis.inference import PUBLISHED, SIZES, count, measure, published
 from ginr_fast.analysis.pictures import (
     GREEN,
@@ -20,7 +21,6 @@ from ginr_fast.analysis.pictures import (
     framed_sheet,
     image_of,
     orbit,
-    pictures_of,
 )
 from ginr_fast.analysis.similarity import basis_similarity, draw_similarity
 from ginr_fast.ops.volume_render.convention import RenderedRays

@@ -15,13 +15,19 @@ import ginr_fast
 from ginr_fast.commands.bench import markdown, read
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+# A block, and what it prints where the page says so.
+EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n+prints\n+```text\n(.*?)```)?", re.DOTALL)
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*/results.json"))
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
-def _builder():
-    spec = importlib.util.spec_from_file_location("build_api", ROOT / "docs" / "build_api.py")
+def _name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def _program(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -41,22 +47,42 @@ def test_every_public_name_is_documented_and_its_examples_run(name):
 
 
 def test_the_api_page_is_current():
-    assert (ROOT / "docs" / "api.md").read_text() == _builder().page(), (
-        "run python docs/build_api.py"
-    )
+    page = _program("build_api").page()
+    assert (ROOT / "docs" / "api.md").read_text() == page, "run python docs/build_api.py"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_python_blocks_run(path, tmp_path, monkeypatch):
+def test_the_drawings_are_current():
+    drawn = _program("draw").drawings()
+    found = {file.name: file.read_text() for file in (ROOT / "docs" / "drawings").iterdir()}
+    assert found == drawn, "run python docs/draw.py"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_python_blocks_run(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
-    for block in re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL):
+    for block, printed in EXAMPLE.findall(path.read_text()):
+        capsys.readouterr()
         exec(compile(block, str(path), "exec"), namespace)
+        if printed:
+            # Triton's interpreter, which is on in tests, has nothing to refuse.
+            found, printed = (
+                re.sub(r" *not triton: .*\n", "", text)
+                for text in (capsys.readouterr().out, printed)
+            )
+            assert doctest.OutputChecker().check_output(printed, found, OPTIONS), found
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_the_site_lists_every_page():
+    listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text())
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
 def test_links_to_files_exist(path):
-    for target in re.findall(r"\]\(([^)#\s]+)\)", path.read_text()):
+    prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", prose):
         if "://" not in target:
             assert (path.parent / target).exists(), target
 

@@ -1,6 +1,7 @@
 """The papers' ablations as variants of a recipe.
 
-LA-GINR: Tables 3, 4 and 6 of arXiv 2310.05624; TransINR: Table 2 of ECCV 2022, arXiv 2208.02801.
+LA-GINR: Tables 3, 4 and 6 of arXiv 2310.05624; TransINR: Table 2 of ECCV 2022, arXiv 2208.02801;
+INRCT: its Table 5.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from ginr_fast.training.comparison import Entry
-from ginr_fast.training.recipes import ImagesRecipe, LaGinrRecipe, TransInrRecipe
+from ginr_fast.training.recipes import (
+    ImagesRecipe,
+    InrctRecipe,
+    LaGinrRecipe,
+    TransInrRecipe,
+)
 
-Over = Literal["modules", "aggregation", "modulation", "bandwidths", "levels", "groups"]
+Over = Literal["modules", "aggregation", "modulation", "bandwidths", "levels", "groups", "losses"]
 
 # Bands of one to four levels, as fractions of the highest: 128; 128, 32; 128, 64, 32; 128, 90, 64,
 # 32. With the PSNR of FFHQ at 256x256.
@@ -22,10 +28,19 @@ _LEVELS: tuple[tuple[tuple[float, ...], float | None], ...] = (
     ((1.0, 0.5, 0.25), 40.13),
     ((1.0, 0.703125, 0.5, 0.25), 39.79),
 )
+# Which losses of INRCT (generation, reconstruction, diffusion) are on, and its training scheduler,
+# with the two-step FID and the PSNR of CelebA-HQ at 64x64.
+_LOSSES: Mapping[str, tuple[tuple[bool, bool, bool, bool], float, float]] = {
+    "reconstruction alone": ((False, True, False, False), 389.0, 49.2),
+    "generation alone": ((True, False, False, False), 15.93, 10.7),
+    "both": ((True, True, False, False), 19.31, 45.1),
+    "and diffusion": ((True, True, True, False), 9.30, 37.4),
+    "and the scheduler": ((True, True, True, True), 7.88, 40.9),
+}
 _GROUPS = {1: 25.63, 4: 27.89, 16: 29.93, 64: 31.96}
 
 
-def variants(recipe: ImagesRecipe, over: Over) -> list[Entry]:
+def variants(recipe: ImagesRecipe | InrctRecipe, over: Over) -> list[Entry]:
     """The settings of one ablation, all under the budget of ``recipe``.
 
     Args:
@@ -34,13 +49,15 @@ def variants(recipe: ImagesRecipe, over: Over) -> list[Entry]:
             multi-band modulation, without both (Table 3, where ``model.heads`` is 1); aggregation
             or modulation: one of the two parts alone; bandwidths: their order, and the query's
             (Table 4); levels: one to four bands (Table 6). Of a TransINR: groups: 1 to 64 weight
-            groups a layer (its Table 2).
+            groups a layer (its Table 2). Of an INRCT: losses: which losses there are, and the
+            training scheduler (its Table 5).
 
     Returns:
-        One entry a setting, with the paper's PSNR where it prints one.
+        One entry a setting, with the paper's PSNR and FID where it prints them.
 
     Raises:
-        ValueError: a recipe of another system, or no such ablation.
+        ValueError: a recipe of another system, no such ablation, or a recipe without what is
+            switched off.
     """
     if over not in get_args(Over):
         raise ValueError(f"over: expected one of {', '.join(get_args(Over))}, got {over!r}")
@@ -48,6 +65,10 @@ def variants(recipe: ImagesRecipe, over: Over) -> list[Entry]:
         if not isinstance(recipe, TransInrRecipe):
             raise ValueError(f"over: groups are of trans-inr, not of {recipe.system}")
         return _groups(recipe)
+    if over == "losses":
+        if not isinstance(recipe, InrctRecipe):
+            raise ValueError(f"over: losses are of inrct, not of {recipe.system}")
+        return _losses(recipe)
     if not isinstance(recipe, LaGinrRecipe):
         raise ValueError(f"over: {over} are varied in la-ginr, not in {recipe.system}")
     return _LA_GINR[over](recipe)
@@ -127,6 +148,31 @@ def _groups(recipe: TransInrRecipe) -> list[Entry]:
         for count, published in _GROUPS.items()
         if width % count == 0
     ]
+
+
+def _losses(recipe: InrctRecipe) -> list[Entry]:
+    objective = recipe.objective
+    weights = (objective.generation, objective.reconstruction, objective.diffusion)
+    if not all(weights):
+        raise ValueError("objective: expected all losses on, they are switched off here")
+    if not recipe.first_steps(1):
+        raise ValueError(
+            "reconstruction_steps, reconstruction_epochs: expected some, they are the scheduler "
+            "that is switched off here"
+        )
+    rows = []
+    for name, ((generation, reconstruction, diffusion, scheduler), fid, psnr) in _LOSSES.items():
+        changed = replace(
+            objective,
+            generation=objective.generation * generation,
+            reconstruction=objective.reconstruction * reconstruction,
+            diffusion=objective.diffusion * diffusion,
+        )
+        varied = replace(recipe, objective=changed)
+        if not scheduler:
+            varied = replace(varied, reconstruction_epochs=0, reconstruction_steps=None)
+        rows.append(Entry(name, varied, psnr, fid))
+    return rows
 
 
 def _listed(bands: tuple[float, ...]) -> str:

@@ -128,31 +128,6 @@ def shape_of(model: Mnif, latent: torch.Tensor, size: int, camera: CameraOptions
     return shaded(mesh, size, camera.azimuth, camera.elevation)
 
 
-def pictures_of(
-    model: Mnif, latents: torch.Tensor, size: int, camera: CameraOptions
-) -> Iterator[np.ndarray]:
-    """One picture of each latent.
-
-    Args:
-        model: of any modality.
-        latents: ``(n, context_dim)``.
-        size: height and width, in pixels.
-        camera: where scenes and shapes are seen from.
-
-    Yields:
-        ``(size, size, 3)``, uint8.
-    """
-
-    for latent in latents.split(1):
-        if model.config.modality == "image":
-            yield image_of(model, latent, size)
-        elif model.config.modality == "voxels":
-            yield shape_of(model, latent, size, camera)
-        else:
-            seen = next(orbit(model, latent, 1, size, camera))
-            yield to_frames(seen.color[None])[0]
-
-
 def depth_picture(seen: ginr_fast.RenderedRays, near: float, far: float) -> torch.Tensor:
     """Depth as brightness: what is nearer is brighter, emptiness is black.
 

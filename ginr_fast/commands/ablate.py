@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -11,25 +11,28 @@ from tyro.conf import arg
 
 from ginr_fast.analysis.ablation import Over, variants
 from ginr_fast.commands import common
-from ginr_fast.training.comparison import (
-    Entry,
-    compare,
-    draw,
-    draw_reconstructions,
-    table,
-    write_csv,
-)
+from ginr_fast.training.comparison import Entry, compare
+from ginr_fast.training.comparison_shown import draw, draw_reconstructions, table, write_csv
 from ginr_fast.training.loop import RunOptions
 from ginr_fast.training.recipes import (
     RECIPES,
     ImagesRecipe,
+    InrctRecipe,
     LaGinrRecipe,
+    Recipe,
     TransInrRecipe,
     recipe,
 )
 from ginr_fast.training.tasks import DataOptions
 
-RecipeKind = TypeVar("RecipeKind", bound=ImagesRecipe)
+RecipeKind = TypeVar("RecipeKind", bound=ImagesRecipe | InrctRecipe)
+
+# The systems that have ablations, and what is varied in each if nothing is said.
+_DEFAULTS: Mapping[type[Recipe], Over] = {
+    LaGinrRecipe: "modules",
+    TransInrRecipe: "groups",
+    InrctRecipe: "losses",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class AblateArguments(Generic[RecipeKind]):
         over: of LA-GINR: modules (whole, without selective token aggregation, without multi-band
             modulation, without both; with --model.heads 1 as in Table 3 of the paper), aggregation,
             modulation, bandwidths (their order, Table 4), levels (one to four bands, Table 6). Of
-            TransINR: groups (weight groups a layer, its Table 2).
+            TransINR: groups (weight groups a layer, its Table 2). Of INRCT: losses (which there
+            are, and the training scheduler, its Table 5).
         run: how it is carried out.
         source: what it is trained on.
         out: the folder of the runs, the table and the pictures; runs/ablate/RECIPE-OVER if not
@@ -63,7 +67,7 @@ def usage() -> str:
     lines = [
         f"  {name:<22}  {about}"
         for name, (about, value) in RECIPES.items()
-        if isinstance(value, (LaGinrRecipe, TransInrRecipe))
+        if type(value) in _DEFAULTS
     ]
     return "\n".join(
         [
@@ -84,9 +88,10 @@ def main(arguments: Sequence[str]) -> None:
         return
     name = arguments[0] if arguments else ""
     chosen = recipe(name)
-    if not isinstance(chosen, (LaGinrRecipe, TransInrRecipe)):
-        raise ValueError(f"recipe: expected one of la-ginr or trans-inr, got {name}")
-    over: Over = "modules" if isinstance(chosen, LaGinrRecipe) else "groups"
+    if type(chosen) not in _DEFAULTS:
+        systems = ", ".join(kind.system for kind in _DEFAULTS)
+        raise ValueError(f"recipe: expected one of {systems}, got {name}")
+    over = _DEFAULTS[type(chosen)]
     kind: Any = AblateArguments[type(chosen)]  # type: ignore[misc]  # known when it runs
     given = common.parse(kind, arguments[1:], f"ablate {name}", default=kind(chosen, over))
     out = given.out or Path("runs/ablate") / f"{name}-{given.over}"
@@ -98,7 +103,8 @@ def main(arguments: Sequence[str]) -> None:
     results = compare(entries, given.source, out, given.run, started)
     from rich.console import Console
 
-    title = f"{name}, {given.over}: PSNR of held-out images"
+    samples = ", distance of samples" if isinstance(chosen, InrctRecipe) else ""
+    title = f"{name}, {given.over}: PSNR of held-out images{samples}"
     Console().print(table(results, title))
     written = [
         write_csv(results, out / "results.csv"),

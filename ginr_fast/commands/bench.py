@@ -19,6 +19,8 @@ Row = dict[str, Any]
 class BenchArguments:
     """Run the benchmarks of a source checkout, or read a finished run; print and draw the results.
 
+    `ginr-fast bench generate` times generation and training of generative models instead.
+
     Args:
         json: results of `pytest benchmarks --benchmark-only --benchmark-json FILE`, of one machine
             or several; the benchmarks are run if not given.
@@ -34,7 +36,12 @@ class BenchArguments:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the command."""
+    """Run the command, or ``ginr-fast bench generate``."""
+    if arguments[:1] == ["generate"]:
+        from ginr_fast.commands import bench_generate
+
+        bench_generate.main(arguments[1:])
+        return
     given = common.parse(BenchArguments, arguments, "bench")
     given.out.mkdir(parents=True, exist_ok=True)
     sources = given.json or (_run(given.out / "results.json", given.select),)

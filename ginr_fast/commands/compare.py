@@ -11,14 +11,8 @@ from tyro.conf import arg
 
 from ginr_fast.commands import common
 from ginr_fast.systems.image_inr import ImageConfig
-from ginr_fast.training.comparison import (
-    Entry,
-    compare,
-    draw,
-    draw_reconstructions,
-    table,
-    write_csv,
-)
+from ginr_fast.training.comparison import Entry, compare
+from ginr_fast.training.comparison_shown import draw, draw_reconstructions, table, write_csv
 from ginr_fast.training.loop import RunOptions
 from ginr_fast.training.recipes import ImagesRecipe, LaGinrRecipe, recipe
 from ginr_fast.training.recipes.base import Precision

@@ -12,6 +12,8 @@ from tyro.conf import arg
 
 from ginr_fast.commands import common
 from ginr_fast.data.cars import CarsConfig, make_cars
+from ginr_fast.data.icon_files import make_icons
+from ginr_fast.data.icons import IconsConfig
 from ginr_fast.data.shapes import ShapesConfig, make_shapes
 from ginr_fast.data.tones import AudioConfig, make_audio
 
@@ -19,6 +21,7 @@ KINDS = {
     "cars": "ray-traced cars with poses, in the format of SRN Cars or of LearnIt-ShapeNet",
     "shapes": "voxel shapes and points near their surfaces, in IM-Net's format",
     "audio": "clips of vowels, plucked strings, glides and noise, as WAV files",
+    "icons": "pictures of coloured shapes in five classes, in CIFAR-10's format",
 }
 
 
@@ -66,6 +69,21 @@ class AudioArguments:
     audio: Annotated[AudioConfig, arg(name="")] = field(default_factory=AudioConfig)
 
 
+@dataclass(frozen=True)
+class IconsArguments:
+    """Draw pictures of a coloured shape on a shaded ground, in five classes, as CIFAR-10 has them.
+
+    Args:
+        out: the folder of the data set.
+        icons: what is drawn.
+    """
+
+    out: Path
+    icons: Annotated[IconsConfig, arg(name="")] = field(
+        default_factory=lambda: IconsConfig(train=5000, held_out=1000)
+    )
+
+
 def usage() -> str:
     """The kinds of data."""
     width = max(map(len, KINDS))
@@ -107,6 +125,10 @@ def main(arguments: Sequence[str]) -> None:
             f"{made}: {shapes.shapes.shapes} shapes of {shapes.shapes.resolution}^3 voxels, "
             f"{shapes.shapes.points} points each"
         )
+    elif name == "icons":
+        icons = common.parse(IconsArguments, rest, "make-data icons")
+        made = make_icons(icons.out, icons.icons)
+        print(f"{made}: {icons.icons.train} icons to train on, {icons.icons.held_out} to test with")
     else:
         audio = common.parse(AudioArguments, rest, "make-data audio")
         with progress_bar("clips") as progress:

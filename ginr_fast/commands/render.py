@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ginr_fast.training.checkpoints import Saved
 
 _MESH_TURNS = (35.0, 125.0, 215.0, 305.0)
-_SIZES = {"image": 256, "scene": 256, "voxels": 128}
+_SIZES = {"image": 256, "scene": 256}
+MESH_VOXELS = 128
+MeshFormat = Literal["ply", "obj", "stl"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class RenderArguments:
     fps: float = 20.0
     occupancy: bool = True
     depth: bool = False
-    mesh: Literal["ply", "obj", "stl"] = "ply"
+    mesh: MeshFormat = "ply"
     camera: Annotated[OrbitOptions, arg(name="")] = field(default_factory=OrbitOptions)
     fit: Annotated[FitOptions, arg(name="")] = field(default_factory=FitOptions)
     support: Annotated[SupportOptions, arg(name="")] = field(default_factory=SupportOptions)
@@ -129,7 +131,8 @@ def draw_instances(saved: Saved, out: Path, given: RenderArguments) -> str:
     if model.config.modality == "image":
         draw_images(model, latents, names, out, given)
     elif model.config.modality == "voxels":
-        draw_meshes(model, latents, names, out, given)
+        size = given.size or MESH_VOXELS
+        draw_meshes(model, latents, names, out, size, given.mesh, given.camera)
     else:
         size = given.size or _SIZES["scene"]
         options = given.camera, given.occupancy, given.depth
@@ -171,9 +174,15 @@ def draw_images(
 
 
 def draw_meshes(
-    model: Mnif, latents: torch.Tensor, names: Sequence[str], out: Path, given: RenderArguments
+    model: Mnif,
+    latents: torch.Tensor,
+    names: Sequence[str],
+    out: Path,
+    voxels: int,
+    kind: MeshFormat,
+    camera: OrbitOptions,
 ) -> None:
-    """A mesh of each, and its picture from four sides."""
+    """A mesh of each, found among so many voxels along an axis, and its picture from four sides."""
     import warnings
 
     import numpy as np
@@ -182,17 +191,16 @@ def draw_meshes(
     from ginr_fast.meshes import EmptySurfaceError, extract_mesh, save_mesh, shaded
     from ginr_fast.pictures import contact_sheet, save_png
 
-    size = given.size or _SIZES["voxels"]
     for name, latent in zip(names, latents.split(1), strict=True):
         with torch.no_grad():
             weights = model.weights(latent)
         try:
-            mesh = extract_mesh(weights, model.config.spec, size)
+            mesh = extract_mesh(weights, model.config.spec, voxels)
         except EmptySurfaceError as error:
             warnings.warn(f"{name} has no surface ({error})", stacklevel=1)
             continue
-        path = save_mesh(mesh, out / f"{name}.{given.mesh}")
-        turns = [given.camera.azimuth - _MESH_TURNS[0] + turn for turn in _MESH_TURNS]
-        sides = [shaded(mesh, azimuth=turn, elevation=given.camera.elevation) for turn in turns]
+        path = save_mesh(mesh, out / f"{name}.{kind}")
+        turns = [camera.azimuth - _MESH_TURNS[0] + turn for turn in _MESH_TURNS]
+        sides = [shaded(mesh, azimuth=turn, elevation=camera.elevation) for turn in turns]
         save_png(contact_sheet(np.stack(sides), len(sides)), out / f"{name}.png")
         print(f"{path}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")

@@ -1,6 +1,7 @@
 """What models are trained on: photographs, folders of images, scenes with poses, voxel shapes."""
 
 from ginr_fast.data.cars import CarsConfig, make_cars
+from ginr_fast.data.cifar import BrokenCifarError, cifar, is_cifar, write_cifar
 from ginr_fast.data.episodes import (
     Episode,
     EvaluationScene,
@@ -10,7 +11,7 @@ from ginr_fast.data.episodes import (
     target_view,
 )
 from ginr_fast.data.folder import folder
-from ginr_fast.data.images import BrokenImageError, ImageFiles, load_image
+from ginr_fast.data.images import BrokenImageError, ImageFiles, StoredImage, load_image
 from ginr_fast.data.learnit import LearnItScenes
 from ginr_fast.data.order import instance_order
 from ginr_fast.data.photos import photos
@@ -22,6 +23,7 @@ from ginr_fast.data.views import HeldOutViews, TrainingViews, ViewConfig
 from ginr_fast.data.voxel_points import BrokenVoxelsError, PointBatch, VoxelPoints
 
 __all__ = [
+    "BrokenCifarError",
     "BrokenImageError",
     "BrokenSceneError",
     "BrokenVoxelsError",
@@ -37,18 +39,22 @@ __all__ = [
     "Scenes",
     "ShapesConfig",
     "SrnScenes",
+    "StoredImage",
     "TargetView",
     "TrainingViews",
     "ViewConfig",
     "VoxelPoints",
+    "cifar",
     "episode",
     "evaluation_views",
     "folder",
     "instance_order",
+    "is_cifar",
     "load_image",
     "make_cars",
     "make_shapes",
     "photos",
     "ray_batch",
     "target_view",
+    "write_cifar",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,35 +22,56 @@ class BrokenImageError(ValueError):
     """A file that is no image, is truncated, or holds pixels that cannot be shown in 8 bits."""
 
 
+@dataclass(frozen=True, order=True)
+class StoredImage:
+    """An image that is no file of its own, such as one of an archive of many.
+
+    Args:
+        name: no other of its data set has it; by it images are ordered and told apart.
+        pixels: ``(H, W, 3)``, uint8.
+        label: the number of its class, if it has one.
+    """
+
+    name: str
+    pixels: np.ndarray = field(compare=False, repr=False)
+    label: int | None = field(default=None, compare=False)
+
+
 @dataclass(frozen=True)
 class ImageFiles:
     """The images of one data set, split.
 
     Args:
-        root: the folder that holds them.
+        root: the folder or file that holds them.
         train: images to learn from.
         held_out: images never learned from.
+        classes: the names of the classes, if images have labels; none otherwise.
     """
 
     root: Path
-    train: tuple[Path, ...]
-    held_out: tuple[Path, ...]
+    train: tuple[Path | StoredImage, ...]
+    held_out: tuple[Path | StoredImage, ...]
+    classes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """A digest of the names, sizes in bytes and split of the files, wherever the folder is."""
+        """A digest of names, split, and sizes in bytes or stored pixels, wherever the root is."""
         digest = hashlib.sha256()
-        for split, paths in (("train", self.train), ("held_out", self.held_out)):
-            for path in paths:
-                name = path.relative_to(self.root).as_posix()
-                digest.update(f"{split}\0{name}\0{path.stat().st_size}\n".encode())
+        for split, images in (("train", self.train), ("held_out", self.held_out)):
+            for image in images:
+                if isinstance(image, StoredImage):
+                    digest.update(f"{split}\0{image.name}\0{image.label}\n".encode())
+                    digest.update(image.pixels.tobytes())
+                else:
+                    name = image.relative_to(self.root).as_posix()
+                    digest.update(f"{split}\0{name}\0{image.stat().st_size}\n".encode())
         return digest.hexdigest()
 
 
-def load_image(path: Path, at_least: int | None = None) -> np.ndarray:
+def load_image(path: Path | StoredImage, at_least: int | None = None) -> np.ndarray:
     """Read an image as 8-bit RGB, upright, transparency over white.
 
     Args:
-        path: a file in one of :data:`FORMATS`.
+        path: a file in one of :data:`FORMATS`, or an image that is in memory already.
         at_least: if the caller will reduce the shorter side to this many pixels anyway, a JPEG may
             be decoded at a fraction of its size, never below this.
 
@@ -61,6 +82,8 @@ def load_image(path: Path, at_least: int | None = None) -> np.ndarray:
         BrokenImageError: names the file and what is wrong with it.
         FileNotFoundError: no such file.
     """
+    if isinstance(path, StoredImage):
+        return path.pixels
     try:
         with Image.open(path, formats=FORMATS) as image:
             if at_least is not None:

@@ -16,7 +16,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ginr_fast.data.images import ImageFiles, load_image, pyramid, resize_shorter_side
+from ginr_fast.data.images import (
+    ImageFiles,
+    StoredImage,
+    load_image,
+    pyramid,
+    resize_shorter_side,
+)
 
 _HELD_OUT_SEED = 20231
 
@@ -61,7 +67,11 @@ class _Levels:
     """Prepared images, least recently used ones dropped beyond ``max_bytes``."""
 
     def __init__(
-        self, paths: tuple[Path, ...], config: ViewConfig, size: int, max_bytes: int = 1 << 30
+        self,
+        paths: tuple[Path | StoredImage, ...],
+        config: ViewConfig,
+        size: int,
+        max_bytes: int = 1 << 30,
     ) -> None:
         self.paths, self.config, self.size, self.max_bytes = paths, config, size, max_bytes
         self.kept: OrderedDict[int, list[np.ndarray]] = OrderedDict()
@@ -78,7 +88,7 @@ class _Levels:
             self.bytes -= sum(level.nbytes for level in dropped)
         return levels
 
-    def prepare(self, path: Path) -> list[np.ndarray]:
+    def prepare(self, path: Path | StoredImage) -> list[np.ndarray]:
         size, config = self.size, self.config
         if config.kind == "whole":
             return [resize_shorter_side(load_image(path, at_least=size), size)]

@@ -66,11 +66,21 @@ class ViewInr(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.config: Any = config  # a subclass knows its own
+        self.make_encoder(latents, token_dim)
+        self.decoder = decoder
+
+    def make_encoder(self, latents: int, token_dim: int | None) -> None:
+        """Make what :meth:`encode` runs: a Transformer over patches of views with their rays.
+
+        Args:
+            latents: R, the tokens of a scene.
+            token_dim: their width; None for the Transformer's own.
+        """
+        config = self.config
         self.tokenizer = ViewTokenizer(
             config.image_size, config.patch_size, config.encoder_dim, self.rays
         )
         self.encoder = config.encoder(latents, token_dim)
-        self.decoder = decoder
         initialise_encoder(self.tokenizer.patch_tokenizer, self.encoder)
 
     def encode(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import statistics
@@ -10,26 +9,33 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 
 from ginr_fast.data.images import ImageFiles
-from ginr_fast.data.views import HeldOutViews
 from ginr_fast.files import replace_atomically
-from ginr_fast.training.checkpoints import WEIGHTS_NAME, CheckpointError, load_model
-from ginr_fast.training.images import comparison, save_png
+from ginr_fast.generation.averaging import TWIN
+from ginr_fast.training.checkpoints import WEIGHTS_NAME, CheckpointError
 from ginr_fast.training.loop import RunOptions, train
-from ginr_fast.training.recipes import ImagesRecipe, as_plain, differences
+from ginr_fast.training.recipes import ImagesRecipe, InrctRecipe, as_plain, differences
 from ginr_fast.training.tasks import DataOptions, open_data, task_for
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 RESULT_NAME = "result.json"
 # What a comparison is only fair with: the same images, as often, in the same parts.
-_BUDGET = ("views", "steps", "epochs", "batch_size", "coordinates", "subpixel", "seed")
+_BUDGET = (
+    "views",
+    "steps",
+    "epochs",
+    "batch_size",
+    "coordinates",
+    "subpixel",
+    "seed",
+    "made_images",
+)
+
+SAMPLING_STEPS = 2
+"""Of the samples that generative models are compared by, as in INRCT's ablation."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +46,16 @@ class Entry:
         name: what tables and pictures call it; its run's folder is named after it.
         recipe: how it is trained.
         published: the PSNR in dB that the paper prints for it, on the paper's data and budget.
+        published_fid: (generative models) likewise the FID.
 
     Raises:
         ValueError: a name without a letter or digit.
     """
 
     name: str
-    recipe: ImagesRecipe
+    recipe: ImagesRecipe | InrctRecipe
     published: float | None = None
+    published_fid: float | None = None
 
     def __post_init__(self) -> None:
         if not self.folder:
@@ -74,6 +82,10 @@ class Result:
             interruptions, evaluations and checkpoints do not count; None if that had no two steps.
         published: of the entry.
         weights: the trained weights.
+        distance: (generative models) Fréchet distance of samples of two steps from training images
+            in the small features (:class:`ginr_fast.generation.features.SmallFeatures`), which is
+            no FID.
+        published_fid: of the entry.
     """
 
     name: str
@@ -85,6 +97,8 @@ class Result:
     seconds: float | None
     published: float | None
     weights: Path
+    distance: float | None = None
+    published_fid: float | None = None
 
 
 def compare(
@@ -144,10 +158,10 @@ def _check(entries: Sequence[Entry], run: RunOptions) -> None:
             )
 
 
-def _budget(recipe: ImagesRecipe) -> dict[str, Any]:
+def _budget(recipe: ImagesRecipe | InrctRecipe) -> dict[str, Any]:
     plain = as_plain(recipe)
     size = {"image_size": recipe.model.image_size, "channels": recipe.model.channels}
-    return {**{name: plain[name] for name in _BUDGET}, **size}
+    return {**{name: plain[name] for name in _BUDGET if name in plain}, **size}
 
 
 def _finished(entry: Entry, files: ImageFiles, folder: Path) -> Result | None:
@@ -159,7 +173,10 @@ def _finished(entry: Entry, files: ImageFiles, folder: Path) -> Result | None:
         content: Mapping[str, Any] = json.loads(path.read_text())
         changed = differences(content["recipe"], _identity(entry))
         result = Result(
-            **content["result"], published=entry.published, weights=folder / WEIGHTS_NAME
+            **content["result"],
+            published=entry.published,
+            published_fid=entry.published_fid,
+            weights=folder / WEIGHTS_NAME,
         )
         same_data = content["data"] == files.fingerprint()
     except (ValueError, KeyError, TypeError) as error:
@@ -188,8 +205,11 @@ def _trained(entry: Entry, files: ImageFiles, folder: Path, run: RunOptions) -> 
         steps * statistics.median(durations) if durations else None,
         entry.published,
         trained.weights,
+        values.get(f"distance_{SAMPLING_STEPS}"),
+        entry.published_fid,
     )
-    kept = {k: v for k, v in asdict(result).items() if k not in ("published", "weights")}
+    of_entry = ("published", "published_fid", "weights")
+    kept = {k: v for k, v in asdict(result).items() if k not in of_entry}
     content = {"result": kept, "recipe": _identity(entry), "data": files.fingerprint()}
     text = json.dumps(content, indent=1) + "\n"
     replace_atomically(folder / RESULT_NAME, lambda temporary: _write(temporary, text))
@@ -201,143 +221,10 @@ def _identity(entry: Entry) -> dict[str, Any]:
 
 
 def _parameters(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    # A model that is the average of a twin in training is not counted twice.
+    names = ((name.split(".")[0], parameter) for name, parameter in module.named_parameters())
+    return sum(parameter.numel() for first, parameter in names if first != TWIN)
 
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
-
-
-# What is shown of the results
-
-
-def _row(result: Result) -> dict[str, str]:
-    return {
-        "model": result.name,
-        "PSNR (dB)": f"{result.psnr:.2f}",
-        "SSIM": f"{result.ssim:.4f}",
-        "params": f"{result.parameters / 1e6:.2f} M",
-        "decoder": f"{result.decoder_parameters / 1e6:.2f} M",
-        "seconds": "" if result.seconds is None else f"{result.seconds:.1f}",
-        "paper (dB)": "" if result.published is None else f"{result.published:.2f}",
-    }
-
-
-def table(results: Sequence[Result], title: str | None = None) -> Table:
-    """Results as a table to print, parameters in millions; the highest PSNR is bold.
-
-    Args:
-        results: of :func:`compare`.
-        title: what stands above it.
-    """
-    from rich.table import Table
-
-    rows = [_row(result) for result in results]
-    best = max(result.psnr for result in results)
-    paper = any(result.published is not None for result in results)
-    columns = [name for name in rows[0] if paper or name != "paper (dB)"]
-    drawn = Table(title=title)
-    for name in columns:
-        drawn.add_column(name, no_wrap=name == "model")
-    for result, row in zip(results, rows, strict=True):
-        style = "bold" if result.psnr == best else None
-        drawn.add_row(*(row[name] for name in columns), style=style)
-    return drawn
-
-
-def write_csv(results: Sequence[Result], path: Path | str) -> Path:
-    """Results as CSV, a row each; numbers are not rounded.
-
-    Args:
-        results: of :func:`compare`.
-        path: the file; its folder is made if need be.
-
-    Returns:
-        The path.
-    """
-    path = Path(path)
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(Result.__dataclass_fields__))
-            writer.writeheader()
-            writer.writerows(asdict(result) for result in results)
-
-    replace_atomically(path, write)
-    return path
-
-
-def draw(results: Sequence[Result], path: Path | str, title: str = "held-out PSNR") -> Path:
-    """Bars of the held-out PSNR, as PNG; a dot where the paper has a figure, on its own data.
-
-    Args:
-        results: of :func:`compare`.
-        path: the file; its folder is made if need be.
-        title: what stands above them.
-
-    Returns:
-        The path.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    path = Path(path)
-    height = 1.4 + 0.42 * len(results)
-    figure, axis = plt.subplots(figsize=(7.5, height), layout="constrained")
-    places = range(len(results))
-    bars = axis.barh(places, [result.psnr for result in results], color="#4878a8", height=0.62)
-    axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
-    published = [(place, result.published) for place, result in enumerate(results)]
-    known = [(place, value) for place, value in published if value is not None]
-    if known:
-        dots = axis.plot([v for _, v in known], [p for p, _ in known], "o", color="#d1711f")
-        figure.legend(dots, ["paper, on its data"], fontsize=8, loc="outside lower left")
-    highest = max(result.psnr for result in results)
-    axis.set_xlim(0, 1.14 * max([highest, *(value for _, value in known)]))
-    axis.set_yticks(list(places), [result.name for result in results])
-    axis.invert_yaxis()
-    axis.set_xlabel("PSNR (dB)")
-    axis.set_title(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
-
-
-def draw_reconstructions(
-    results: Sequence[Result],
-    recipe: ImagesRecipe,
-    path: Path | str,
-    data: DataOptions | None = None,
-    count: int = 8,
-) -> Path:
-    """Held-out views, and what each model makes of them, one row a model, as PNG.
-
-    Args:
-        results: of :func:`compare`.
-        recipe: any of those compared: it says how views are cut.
-        path: the file; its folder is made if need be.
-        data: the images; the photographs the recipes ship if None.
-        count: views shown, evenly chosen.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: ``count`` is not positive.
-        CheckpointError: weights are damaged.
-    """
-    if count < 1:
-        raise ValueError(f"count: expected a positive integer, got {count}")
-    held_out = HeldOutViews(open_data(recipe, data), recipe.views, recipe.model.image_size)
-    indices = np.linspace(0, len(held_out) - 1, min(count, len(held_out)), dtype=int)
-    targets = torch.stack([held_out[int(index)] for index in indices]).float() / 255
-    rows, titles = [targets], ["held-out images"]
-    for result in results:
-        rows.append(load_model(result.weights).reconstruct(targets))
-        titles.append(f"{result.name}: {result.psnr:.2f} dB over all held-out views")
-    path = Path(path)
-    save_png(comparison(rows, titles), path)
-    return path

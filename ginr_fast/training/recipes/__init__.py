@@ -14,8 +14,16 @@ from ginr_fast.training.recipes.base import (
 )
 from ginr_fast.training.recipes.ffnet import FFNET_RECIPES, FfnetRecipe
 from ginr_fast.training.recipes.images import ImagesRecipe
+from ginr_fast.training.recipes.inrct import INRCT_RECIPES, ConsistencyRecipe, InrctRecipe
+from ginr_fast.training.recipes.inrct_scenes import INRCT_SCENES_RECIPES, InrctScenesRecipe
 from ginr_fast.training.recipes.ipc import IPC_RECIPES, IpcRecipe
 from ginr_fast.training.recipes.la_ginr import LA_GINR_RECIPES, LaGinrRecipe
+from ginr_fast.training.recipes.latent_diffusion import (
+    LATENT_DIFFUSION_RECIPES,
+    LatentDiffusionRecipe,
+    MnifDiffusionRecipe,
+    TokenDiffusionRecipe,
+)
 from ginr_fast.training.recipes.learned_init import (
     LEARNED_INIT_RECIPES,
     LearnedInitImagesRecipe,
@@ -42,28 +50,37 @@ from ginr_fast.training.recipes.views import (
 
 __all__ = [
     "FFNET_RECIPES",
+    "INRCT_RECIPES",
+    "INRCT_SCENES_RECIPES",
+    "LATENT_DIFFUSION_RECIPES",
     "LEARNED_INIT_RECIPES",
     "MNIF_RECIPES",
     "RECIPES",
     "VIEWS_RECIPES",
     "AudioIpcRecipe",
     "AutoDecodingConfig",
+    "ConsistencyRecipe",
     "FfnetRecipe",
     "ImagesRecipe",
+    "InrctRecipe",
+    "InrctScenesRecipe",
     "IpcLightFieldRecipe",
     "IpcRecipe",
     "IpcViewsRecipe",
     "LaGinrLightFieldRecipe",
     "LaGinrRecipe",
+    "LatentDiffusionRecipe",
     "LearnedInitImagesRecipe",
     "LearnedInitRecipe",
     "LearnedInitScenesRecipe",
+    "MnifDiffusionRecipe",
     "MnifImagesRecipe",
     "MnifRecipe",
     "MnifScenesRecipe",
     "MnifVoxelsRecipe",
     "Precision",
     "Recipe",
+    "TokenDiffusionRecipe",
     "TransInrRecipe",
     "TransInrViewsRecipe",
     "ViewsRecipe",
@@ -82,6 +99,9 @@ RECIPES: Mapping[str, tuple[str, Recipe]] = {
     **MNIF_RECIPES,
     **VIEWS_RECIPES,
     **FFNET_RECIPES,
+    **LATENT_DIFFUSION_RECIPES,
+    **INRCT_RECIPES,
+    **INRCT_SCENES_RECIPES,
 }
 
 

@@ -10,6 +10,8 @@ import torch
 from ginr_fast.training.recipes import (
     AudioIpcRecipe,
     FfnetRecipe,
+    InrctRecipe,
+    InrctScenesRecipe,
     IpcLightFieldRecipe,
     IpcRecipe,
     IpcViewsRecipe,
@@ -17,10 +19,12 @@ from ginr_fast.training.recipes import (
     LaGinrRecipe,
     LearnedInitImagesRecipe,
     LearnedInitScenesRecipe,
+    MnifDiffusionRecipe,
     MnifImagesRecipe,
     MnifScenesRecipe,
     MnifVoxelsRecipe,
     Recipe,
+    TokenDiffusionRecipe,
     TransInrRecipe,
     TransInrViewsRecipe,
     from_plain,
@@ -29,6 +33,9 @@ from ginr_fast.training.tasks.audio import AudioIpcTask
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Task
 from ginr_fast.training.tasks.ffnet import FfnetTask
 from ginr_fast.training.tasks.images import ImagesTask
+from ginr_fast.training.tasks.inrct_images import InrctImagesTask
+from ginr_fast.training.tasks.inrct_scenes import InrctScenesTask
+from ginr_fast.training.tasks.latent_diffusion import LatentDiffusionTask
 from ginr_fast.training.tasks.learned_init_images import LearnedInitImagesTask
 from ginr_fast.training.tasks.learned_init_scenes import LearnedInitScenesTask
 from ginr_fast.training.tasks.mnif_images import MnifImagesTask
@@ -64,6 +71,10 @@ SYSTEMS: Mapping[str, tuple[type[Recipe], type[Task]]] = {
     LaGinrLightFieldRecipe.system: (LaGinrLightFieldRecipe, ViewsTask),
     IpcLightFieldRecipe.system: (IpcLightFieldRecipe, ViewsTask),
     FfnetRecipe.system: (FfnetRecipe, FfnetTask),
+    MnifDiffusionRecipe.system: (MnifDiffusionRecipe, LatentDiffusionTask),
+    TokenDiffusionRecipe.system: (TokenDiffusionRecipe, LatentDiffusionTask),
+    InrctRecipe.system: (InrctRecipe, InrctImagesTask),
+    InrctScenesRecipe.system: (InrctScenesRecipe, InrctScenesTask),
 }
 
 

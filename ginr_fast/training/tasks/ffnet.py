@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ginr_fast.coords import grid
 from ginr_fast.data.images import ImageFiles
-from ginr_fast.data.photos import photos
+from ginr_fast.data.photos import HELD_OUT, photos
 from ginr_fast.data.views import HeldOutViews, ViewConfig
 from ginr_fast.systems.ffnet import Ffnet
 from ginr_fast.training.images import comparison, save_png
@@ -99,7 +99,7 @@ class FfnetTask(Task):
         Raises:
             ValueError, FileNotFoundError: a folder, or no image.
         """
-        path = options.data or photos().held_out[0]
+        path = options.data or photos().root / HELD_OUT[0]
         if path.is_dir():
             raise ValueError(f"data: expected one image file, got the folder {path}")
         return photograph(path, recipe.image_size)

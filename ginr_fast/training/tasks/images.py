@@ -13,6 +13,8 @@ from PIL import Image
 from torch import nn
 
 from ginr_fast.coords import CoordinateGrid, grid
+from ginr_fast.data.cifar import SIZE as CIFAR_SIZE
+from ginr_fast.data.cifar import cifar, is_cifar
 from ginr_fast.data.folder import folder
 from ginr_fast.data.images import ImageFiles
 from ginr_fast.data.photos import photos
@@ -65,17 +67,25 @@ def interpolated(images: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
 
 
 def open_images(views: ViewConfig, size: int, options: DataOptions) -> ImageFiles:
-    """The shipped photographs, or the images of a folder that are large enough.
+    """The shipped photographs, CIFAR's images, or those of a folder that are large enough.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`ginr_fast.data.folder`; or no folder is named for
-            views that photographs are too few for.
+        FileNotFoundError, ValueError: see :func:`ginr_fast.data.folder` and
+            :func:`ginr_fast.data.cifar.cifar`; or no folder is named for views that photographs are
+            too few for, or CIFAR's images are too small for crops.
     """
     if options.data is None:
         if views.kind == "whole":
             raise ValueError("data: this recipe trains on a folder of images; name it with --data")
         return photos()
     smallest = size if views.kind == "crops" else 1
+    if is_cifar(options.data):
+        if smallest > CIFAR_SIZE:
+            raise ValueError(
+                f"data: {options.data} has {CIFAR_SIZE}x{CIFAR_SIZE} pixels an image, too few for "
+                f"crops of {size}x{size}"
+            )
+        return cifar(options.data)
     return folder(options.data, options.held_out, options.strict, smallest)
 
 

@@ -232,6 +232,12 @@ class ViewsTask(Task):
         self, support: int, title: str, fitting: FittingOptions | None = None
     ) -> Image.Image:
         """Support views of a few held-out scenes, another view of each, and what is rendered."""
+        return comparison(*self.picture_rows(support, title, fitting))
+
+    def picture_rows(
+        self, support: int, title: str, fitting: FittingOptions | None = None
+    ) -> tuple[list[torch.Tensor], list[str]]:
+        """The rows of a picture, ``(scenes, 3, H, W)`` each, and their titles."""
         columns = []
         for index in shown(len(self.held_out)):
             known, scene = self.known(index, support), self.held_out.scene(index)
@@ -240,7 +246,7 @@ class ViewsTask(Task):
             columns.append(torch.cat([known.support_images, self.truth(scene, view), found]))
         rows = torch.stack(columns, 1)
         titles = [f"support view {number + 1}" for number in range(support)]
-        return comparison(list(rows), [*titles, "another view", title])
+        return list(rows), [*titles, "another view", title]
 
     def metadata(self) -> dict[str, Any]:
         return {"recipe": as_plain(self.recipe)}

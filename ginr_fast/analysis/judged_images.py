@@ -1,0 +1,235 @@
+"""Images, and views of scenes, that a generative model draws, judged beside real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ginr_fast.analysis.decoded import decoder_of
+from ginr_fast.analysis.judging import Drawing, Judged, described_steps, neighbours_sheet
+from ginr_fast.coords import grid
+from ginr_fast.data.order import spread
+from ginr_fast.data.scenes import Scene, Scenes
+from ginr_fast.generation.evaluation import (
+    Described,
+    GenerationScores,
+    describe,
+    evaluate_samples,
+    memorisation,
+)
+from ginr_fast.generation.features import FeatureNetwork, as_floats
+from ginr_fast.generation.sampling import Generative, SamplingOptions
+from ginr_fast.rays import camera_rays
+from ginr_fast.systems.mnif import Mnif
+from ginr_fast.training.images import save_png
+from ginr_fast.training.metrics import score_views
+from ginr_fast.training.references import ImageReferences, image_batches
+
+
+class Budget(NamedTuple):
+    """How much is drawn and compared.
+
+    Args:
+        samples: drawn with each setting.
+        batch: samples at a time.
+        neighbours: samples, the first ones, whose nearest training instances are looked for.
+        views: (scenes) of each sample.
+    """
+
+    samples: int
+    batch: int
+    neighbours: int
+    views: int
+
+
+def judge_images(
+    models: Sequence[tuple[str, Generative, SamplingOptions]],
+    references: ImageReferences,
+    network: FeatureNetwork,
+    budget: Budget,
+    picture: Path,
+) -> list[Judged]:
+    """Samples of images beside training images, and held-out images beside them.
+
+    Args:
+        models: what is judged: a name, what is drawn from, and how; the first decodes for all.
+        references: real images.
+        network: they are compared in, on the models' device.
+        budget: how much is drawn.
+        picture: samples of the first of these beside their nearest training images.
+
+    Returns:
+        A column for each, and one for held-out images: what samples as good as they would score.
+
+    Raises:
+        ValueError: options that a model does not have, by name; too few images to compare.
+    """
+    device, size = network.device, references.size
+    where = grid(size, size, device=device)
+
+    def batches(views: Any, count: int) -> Iterator[torch.Tensor]:
+        return image_batches(views, range(count), budget.batch, device)
+
+    training, held_out = references.training, references.held_out
+    real = describe(batches(training, len(training)), network)
+    unseen = describe(batches(held_out, len(held_out)), network)
+    few = min(budget.neighbours, len(held_out))
+    unseen_pixels = torch.cat([as_floats(part) for part in batches(held_out, few)])
+    judged: list[Judged] = []
+    render = _renderer(models[0][1], where)
+    for name, model, options in models:
+        drawing = Drawing(model, options, render, budget.batch)
+        kept: list[torch.Tensor] = []
+        found = describe(_keeping(drawing(budget.samples), kept, budget.neighbours), network)
+        first = torch.cat(kept)[: budget.neighbours]
+        pixels = memorisation(
+            first, unseen_pixels, map(as_floats, batches(training, len(training)))
+        )
+        features = memorisation(found.features[: len(first)], unseen.features[:few], real.features)
+        if not judged:
+            nearest = torch.stack([training[int(index)] for index in pixels.samples.indices])
+            save_png(neighbours_sheet(first, as_floats(nearest), pixels.samples), picture)
+        scores = _scores(evaluate_samples(found, real, network))
+        scores["nearest (pixels)"] = pixels.ratio
+        scores["nearest (features)"] = features.ratio
+        judged.append(_row(name, drawing, budget.samples, scores))
+    model = models[0][1]
+    judged.append(_held_out(unseen, real, network, model, references, budget.batch, device))
+    return judged
+
+
+def judge_views(
+    models: Sequence[tuple[str, Generative, SamplingOptions]],
+    training: Scenes,
+    held_out: Scenes,
+    network: FeatureNetwork,
+    budget: Budget,
+) -> list[Judged]:
+    """Views of sampled scenes beside those of held-out scenes, from the same places.
+
+    Sample i is seen from the places of held-out scene i, or of scene i modulo their number.
+
+    Args:
+        models: see :func:`judge_images`.
+        training: scenes seen in training.
+        held_out: scenes never seen.
+        network: views are compared in, on the models' device.
+        budget: how much is drawn.
+
+    Returns:
+        A column for each, and one for views of training scenes in their place.
+
+    Raises:
+        ValueError: options that a model does not have, by name; too few views to compare.
+    """
+    device = network.device
+    chosen = [held_out.scene(index) for index in range(min(len(held_out), budget.samples))]
+
+    def truth(scenes: Iterable[Scene]) -> Iterator[torch.Tensor]:
+        for scene in scenes:
+            views = scene.images[spread(len(scene.images), budget.views)]
+            yield views.permute(0, 3, 1, 2).to(device)
+
+    real = describe(truth(chosen), network)
+
+    first: Any = models[0][1]
+    decoder = decoder_of(first)
+
+    def decode(latents: torch.Tensor, numbers: Sequence[int]) -> torch.Tensor:
+        views = []
+        for latent, number in zip(latents.split(1), numbers, strict=True):
+            scene = chosen[number % len(chosen)]
+            for place in spread(len(scene.images), budget.views):
+                views.append(_view(decoder, latent, scene, place))
+        return torch.stack(views)
+
+    judged: list[Judged] = []
+    for name, model, options in models:
+        drawing = Drawing(model, options, decode, budget.batch)
+        found = describe(drawing(budget.samples), network)
+        scores = _scores(evaluate_samples(found, real, network))
+        judged.append(_row(name, drawing, budget.samples, scores))
+    known = spread(len(training), len(chosen))
+    found = describe(truth(training.scene(index) for index in known), network)
+    scores = _scores(evaluate_samples(found, real, network))
+    judged.append(Judged("training scenes", len(known), scores))
+    return judged
+
+
+def _renderer(model: Any, where: Any) -> Callable[[torch.Tensor, Sequence[int]], torch.Tensor]:
+    def render(latents: torch.Tensor, numbers: Sequence[int]) -> torch.Tensor:
+        return model.render(latents, where).expand(-1, 3, -1, -1)  # grey in three channels, too
+
+    return render
+
+
+def _view(decoder: Any, latent: torch.Tensor, scene: Scene, place: int) -> torch.Tensor:
+    """A view ``(3, H, W)`` in [0, 1]."""
+    height, width = scene.images.shape[1:3]
+    pose = scene.poses[place][None]
+    found = camera_rays(pose, height, width, scene.focal, scene.center)
+    origins, directions = (part.to(latent.device) for part in found)
+    if isinstance(decoder, Mnif):
+        color = decoder.render(origins, directions, latent).color
+    else:
+        color = decoder.color(origins, directions, latent)
+    return color.reshape(height, width, 3).permute(2, 0, 1).clamp(0, 1)
+
+
+def _keeping(
+    batches: Iterable[torch.Tensor], kept: list[torch.Tensor], count: int
+) -> Iterator[torch.Tensor]:
+    """Batches as they come; those with the first ``count`` images are kept."""
+    seen = 0
+    for batch in batches:
+        if seen < count:
+            kept.append(batch.float())
+        seen += len(batch)
+        yield batch
+
+
+def _scores(found: GenerationScores) -> dict[str, float]:
+    """By the names of the table's columns."""
+    kind = "FID" if found.network == "inception" else f"Frechet ({found.network})"
+    covered = found.covered
+    scores = {
+        kind: found.frechet,
+        "precision": covered.precision,
+        "recall": covered.recall,
+        "F1": covered.f1,
+    }
+    if found.inception is not None:
+        scores["IS"] = found.inception[0]
+    return scores
+
+
+def _row(name: str, drawing: Drawing, count: int, scores: dict[str, float]) -> Judged:
+    return Judged(
+        name or described_steps(drawing.options.steps),
+        count,
+        scores,
+        drawing.evaluations,
+        drawing.seconds,
+        drawing.decoding,
+    )
+
+
+def _held_out(
+    unseen: Described,
+    real: Described,
+    network: FeatureNetwork,
+    model: Any,
+    references: ImageReferences,
+    batch: int,
+    device: torch.device,
+) -> Judged:
+    """Held-out images in the place of samples, and how a model that encodes gives them back."""
+    scores = _scores(evaluate_samples(unseen, real, network))
+    if hasattr(model, "reconstruct"):
+        views = references.held_out
+        found = score_views(model, views, range(len(views)), batch, device).scores()
+        scores["reconstruction PSNR (dB)"] = found.psnr
+    return Judged("held-out images", unseen.statistics.count, scores)

@@ -1,6 +1,8 @@
 # make test    everything that is checked, in an environment of its own
 # make demo    trains la-ginr-tiny on photographs and shows what it learnt
 # make bench   times every operator against the published formulation
+# make wheel   builds a wheel, installs it in a clean environment and tries it
+# make docs    builds the documentation site into build/site; any warning ends it
 # make sanitize  tests the C++ code under AddressSanitizer and UndefinedBehaviorSanitizer
 # make clean   removes the environment and everything built
 #
@@ -20,7 +22,7 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt $(wildcard cmake/*) \
 # One thread each: threads of several processes on the same cores wait for one another.
 TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: test demo bench bench-check sanitize clean
+.PHONY: test demo bench bench-check wheel docs sanitize clean
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
@@ -60,6 +62,21 @@ sanitize: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -p sanitized_extension -p no:cacheprovider $(SANITIZED_TESTS) \
 		-k "not compiled and not exported and not opcheck and not gradcheck and not compiles"
 
+# The wheel as a user without nvcc gets it. The smoke test runs elsewhere than in the checkout.
+WHEEL := build/wheel
+
+wheel: $(VENV)/.environment
+	rm -rf $(WHEEL)
+	GINR_FAST_CUDA=OFF $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation \
+		--config-settings=build-dir=$(WHEEL)/cmake --wheel-dir $(WHEEL)/dist .
+	$(PYTHON) -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/python -m pip install --quiet --constraint constraints.txt \
+		$(if $(filter Linux,$(shell uname -s)),$(TRITON)) $(WHEEL)/dist/*.whl
+	$(WHEEL)/venv/bin/python tests/wheel_smoke.py
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 clean:
 	rm -rf $(VENV) build runs .benchmarks .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -81,5 +98,5 @@ $(VENV)/.installed: $(VENV)/.environment $(SOURCES)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.environment $(SOURCES)
-	$(PIP) --no-build-isolation --editable '.[train,generate,test,dev,bench]'
+	$(PIP) --no-build-isolation --editable '.[train,generate,test,dev,bench,docs]'
 	touch $(VENV)/.installed $@

@@ -55,6 +55,8 @@ def test_the_drawings_are_current():
     drawn = _program("draw").drawings()
     found = {file.name: file.read_text() for file in (ROOT / "docs" / "drawings").iterdir()}
     assert found == drawn, "run python docs/draw.py"
+    shown = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    assert not [name for name in drawn if f"(drawings/{name})" not in shown]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=_name)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ginr_fast.training.recipes.base import Precision
+if TYPE_CHECKING:  # recipes need what comes with [train] only
+    from ginr_fast.training.recipes.base import Precision
 
 Arguments = TypeVar("Arguments")
 

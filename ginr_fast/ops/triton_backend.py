@@ -41,7 +41,6 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@torch.compiler.assume_constant_result
 def _device_refusal(index: int) -> str | None:
     if torch.version.hip is not None:
         return "the kernels are for NVIDIA GPUs"
@@ -49,6 +48,11 @@ def _device_refusal(index: int) -> str | None:
     if major < 8:
         return f"compute capability 8.0 or newer is needed, found {major}.{minor}"
     return None
+
+
+# What torch.compiler.assume_constant_result does. Called here, that would import the compiler,
+# which takes longer than all the rest of this library.
+_device_refusal._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _unusable(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -190,6 +190,13 @@ def _sizes(
     )
 
 
+def _open_ended(sizes: plan.Sizes) -> bool:
+    """Whether ``torch.export`` left a size open: one program then serves all, so that what pays
+    for some of them cannot be chosen. ``torch.compile`` chooses, and makes another program where
+    another choice pays."""
+    return any(isinstance(n, torch.SymInt) for n in (sizes.batch, sizes.coordinates, sizes.tokens))
+
+
 def _fold(
     keys: Tensor, values: Tensor, w: LocalityWeights, foldings: plan.Foldings
 ) -> tuple[Tensor, Tensor, Tensor | None, LocalityWeights]:
@@ -305,7 +312,10 @@ def locality_decode(
         out = locality_decode_reference(coords, keys, values, None, weights, modulation_relu)
         return out.reshape(*shape, weights.out_dim)
     # The kernels take keys and values a head at a time; only W_o is folded for them.
-    foldings = plan.Foldings(False, False) if name == "triton" else plan.choose_foldings(sizes)
+    if name == "triton" or _open_ended(sizes):
+        foldings = plan.Foldings(False, False)
+    else:
+        foldings = plan.choose_foldings(sizes)
     if dispatch.recording():
         dispatch.record(
             dispatch.Plan(

@@ -88,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ginr_fast"):
             raise
-        return _fail(f"{error.name} is not installed; pip install 'ginr-fast[train,generate,bench]'", error)
+        extras = "pip install 'ginr-fast[train,generate,bench]'"
+        return _fail(f"{error.name} is not installed; {extras}", error)
     except (ValueError, OSError) as error:
         return _fail(" ".join(str(error).split()) or type(error).__name__, error)
     except RuntimeError as error:

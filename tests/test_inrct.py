@@ -16,8 +16,9 @@ from ginr_fast.data.views import ViewConfig
 from ginr_fast.encoders.noise_level import AdaptiveBlock, NoiseLevelEmbedding, TokenDecoderBlock
 from ginr_fast.generation.consistency import ConsistencySchedule, Objective
 from ginr_fast.generation.sampling import SamplingOptions, noise
+from ginr_fast.systems.image_rendering import jitter_within
 from ginr_fast.systems.initialization import lattice_places
-from ginr_fast.systems.inrct import Inrct, InrctConfig, jitter_within
+from ginr_fast.systems.inrct import Inrct, InrctConfig
 from ginr_fast.training.checkpoints import load_saved
 from ginr_fast.training.loop import train
 from ginr_fast.training.recipes import InrctRecipe, recipe
@@ -217,7 +218,7 @@ def test_render_at_any_resolution(model: Inrct, monkeypatch: pytest.MonkeyPatch)
     tokens = model.draw(range(2))
     whole, moved = (model.render(tokens, ginr_fast.grid(11, 7), jitter) for jitter in (0.0, 1.0))
     assert whole.shape == (2, 3, 11, 7) and not torch.allclose(whole, moved, atol=1e-4)
-    monkeypatch.setattr("ginr_fast.systems.inrct._POINTS_AT_ONCE", 30)
+    monkeypatch.setattr("ginr_fast.systems.image_rendering._POINTS_AT_ONCE", 30)
     for jitter, wanted in ((0.0, whole), (1.0, moved)):
         found = model.render(tokens, ginr_fast.grid(11, 7), jitter)
         assert torch.allclose(found, wanted, atol=1e-5)

@@ -130,7 +130,7 @@ def test_samples_do_not_depend_on_the_batch(model: InrctScenes) -> None:
     assert model.draw([]).shape == (0, model.decoder.tokens, 32)
     for name in ("label", "guidance"):
         with pytest.raises(ValueError, match=f"{name}: this model has no classes"):
-            model.draw([0], SamplingOptions(**{name: 1}))
+            model.draw([0], SamplingOptions(**{name: 2}))
 
 
 def test_training_outputs_are_those_of_the_formula(model: InrctScenes) -> None:

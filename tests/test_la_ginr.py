@@ -96,7 +96,7 @@ def test_reconstruct_is_decode_on_pixel_centres(model: LaGinr) -> None:
 def test_rows_in_blocks_change_nothing(model: LaGinr, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = model.encode(torch.rand(2, 3, 16, 16)).detach()
     whole = model.render(tokens, ginr_fast.grid(11, 7))
-    monkeypatch.setattr("ginr_fast.systems.image_inr._POINTS_AT_ONCE", 40)
+    monkeypatch.setattr("ginr_fast.systems.image_rendering._POINTS_AT_ONCE", 40)
     assert torch.allclose(model.render(tokens, ginr_fast.grid(11, 7)), whole, atol=1e-5)
     assert model.render(tokens, ginr_fast.grid(0, 7)).shape == (2, 3, 0, 7)
 

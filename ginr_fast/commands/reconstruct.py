@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from ginr_fast.coords import grid
     from ginr_fast.data.images import load_image, resize
-    from ginr_fast.systems.image_inr import output_size
+    from ginr_fast.systems.image_rendering import output_size
     from ginr_fast.systems.tiling import reconstruct_photograph
     from ginr_fast.training.checkpoints import load_model
     from ginr_fast.training.images import save_png, to_pixels

@@ -47,6 +47,16 @@ class SamplingOptions:
         if self.guidance is not None and not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance: expected at least 0, got {self.guidance}")
 
+    def check_no_classes(self) -> None:
+        """For models without classes: refuse a label, and guidance other than none.
+
+        Raises:
+            ValueError: by name.
+        """
+        for name, value in (("label", self.label), ("guidance", self.guidance)):
+            if value is not None and not (name == "guidance" and value == 1):
+                raise ValueError(f"{name}: this model has no classes, got {value}")
+
 
 class Generative(Protocol):
     """A model that instances can be drawn from."""

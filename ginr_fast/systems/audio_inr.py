@@ -14,7 +14,8 @@ from ginr_fast.encoders import LatentEncoder
 from ginr_fast.encoders.audio import AudioTokenizer
 from ginr_fast.fields import FieldSpec, FourierEncoding
 from ginr_fast.ops.checks import check_tensor
-from ginr_fast.systems.image_inr import EncoderConfig, output_size
+from ginr_fast.systems.image_inr import EncoderConfig
+from ginr_fast.systems.image_rendering import output_size
 from ginr_fast.systems.initialization import attend_to_likes
 
 _AMPLITUDE = 0.7  # of positions: well above what is in the patches, or attention loses its way

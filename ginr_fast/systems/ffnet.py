@@ -15,7 +15,7 @@ from ginr_fast.ops.checks import check_tensor
 from ginr_fast.ops.field_mlp.op import field_mlp
 from ginr_fast.systems.fit_instances import point_draw
 from ginr_fast.systems.fitting import FittingOptions, minimise
-from ginr_fast.systems.image_inr import output_size
+from ginr_fast.systems.image_rendering import output_size
 
 # Features formed in one go by `render`: bounds its memory, whatever the output's size.
 _FEATURES_AT_ONCE = 1 << 25

@@ -12,11 +12,8 @@ from ginr_fast.coords import CoordinateGrid, grid
 from ginr_fast.encoders import LatentEncoder, PatchTokenizer
 from ginr_fast.encoders.tokenizer import Padding
 from ginr_fast.fields import FieldSpec, FourierEncoding
-from ginr_fast.ops.checks import check_tensor
+from ginr_fast.systems.image_rendering import check_images, output_size, render_image
 from ginr_fast.systems.initialization import initialise_encoder
-
-# Values decoded in one go by `render`: bounds its float memory, whatever the output's size.
-_POINTS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -140,10 +137,7 @@ class ImageInr(nn.Module):
         Raises:
             TypeError: no floating-point tensor. ValueError: another shape.
         """
-        size = self.config.image_size
-        check_tensor("images", images, ("B", self.config.channels, size, size))
-        if not images.is_floating_point():
-            raise TypeError(f"images: expected floating point in [0, 1], got {images.dtype}")
+        check_images(images, self.config.channels, self.config.image_size)
         return self.encoder(self.tokenizer(images * 2 - 1))
 
     def decode(self, coords: torch.Tensor | CoordinateGrid, tokens: torch.Tensor) -> torch.Tensor:
@@ -182,7 +176,6 @@ class ImageInr(nn.Module):
         size = output_size(self.config.image_size, scale)
         return self.render(self.encode(images), grid(size, size, device=images.device))
 
-    @torch.no_grad()
     def render(self, tokens: torch.Tensor, where: CoordinateGrid) -> torch.Tensor:
         """Decode a grid into images, rows in blocks.
 
@@ -193,25 +186,4 @@ class ImageInr(nn.Module):
         Returns:
             ``(B, channels, H, W)``, clamped to [0, 1].
         """
-        rows, columns = where.axes
-        batch, width = tokens.shape[0], columns.shape[0]
-        output = tokens.new_empty(batch, self.config.channels, rows.shape[0], width)
-        block = max(1, _POINTS_AT_ONCE // max(1, batch * width))
-        for first in range(0, rows.shape[0], block):
-            part = rows[first : first + block]
-            values = self.decode(CoordinateGrid((part, columns)), tokens)
-            output[:, :, first : first + block] = values.permute(0, 3, 1, 2).clamp(0, 1)
-        return output
-
-
-def output_size(size: int, scale: float) -> int:
-    """``round(size · scale)``, checked.
-
-    Raises:
-        ValueError: ``scale`` is no positive number, or leaves no pixel of ``size``.
-    """
-    if not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
-        raise ValueError(f"scale: expected a positive number, got {scale!r}")
-    if round(size * scale) < 1:
-        raise ValueError(f"scale: {scale} leaves no pixel of {size}")
-    return round(size * scale)
+        return render_image(self.decode, tokens, where, self.config.channels)

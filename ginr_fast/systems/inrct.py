@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from ginr_fast.coords import CoordinateGrid, grid
@@ -20,13 +19,9 @@ from ginr_fast.generation.consistency import (
     sample,
 )
 from ginr_fast.generation.sampling import SamplingOptions, noise
-from ginr_fast.ops.checks import check_tensor
 from ginr_fast.systems.anr_initialization import initialise_anr
 from ginr_fast.systems.hyper_network import HyperConfig
-from ginr_fast.systems.image_inr import output_size
-
-# Values decoded in one go by `render`: bounds its float memory, whatever the output's size.
-_POINTS_AT_ONCE = 1 << 20
+from ginr_fast.systems.image_rendering import check_images, output_size, render_image
 
 
 @dataclass(frozen=True)
@@ -164,10 +159,7 @@ class Inrct(AveragedModel):
         Raises:
             TypeError: no floating-point tensor. ValueError: another shape.
         """
-        size = self.config.image_size
-        check_tensor("images", images, ("B", self.config.channels, size, size))
-        if not images.is_floating_point():
-            raise TypeError(f"images: expected floating point in [0, 1], got {images.dtype}")
+        check_images(images, self.config.channels, self.config.image_size)
         return self.hyper(images * 2 - 1, images.new_zeros(len(images)))
 
     def decode(self, coords: torch.Tensor | CoordinateGrid, tokens: torch.Tensor) -> torch.Tensor:
@@ -299,10 +291,7 @@ class Inrct(AveragedModel):
 
     def _steps(self, options: SamplingOptions | None) -> int:
         options = options or SamplingOptions()
-        for name in ("label", "guidance"):
-            value = getattr(options, name)
-            if value is not None:
-                raise ValueError(f"{name}: this model has no classes, got {value}")
+        options.check_no_classes()
         return options.steps or 1
 
     def _noise(
@@ -330,7 +319,6 @@ class Inrct(AveragedModel):
         size = output_size(self.config.image_size, scale)
         return self.render(self.encode(images), grid(size, size, device=images.device))
 
-    @torch.no_grad()
     def render(
         self, tokens: torch.Tensor, where: CoordinateGrid, jitter: float = 0.0, seed: int = 0
     ) -> torch.Tensor:
@@ -349,37 +337,5 @@ class Inrct(AveragedModel):
         Raises:
             ValueError: a jitter outside [0, 1].
         """
-        if not 0 <= jitter <= 1:
-            raise ValueError(f"jitter: expected from 0 to 1, got {jitter}")
-        rows, columns = where.axes
-        height, width, batch = rows.shape[0], columns.shape[0], tokens.shape[0]
-        output = tokens.new_empty(batch, self.config.channels, height, width)
-        block = max(1, _POINTS_AT_ONCE // max(1, batch * width))
-        moves = jitter_within(height * width if jitter else 0, jitter, seed).view(
-            -1, max(1, width), 2
-        )
-        cell = rows.new_tensor([2 / max(1, height), 2 / max(1, width)])
-        for first in range(0, height, block):
-            part = CoordinateGrid((rows[first : first + block], columns))
-            if jitter:
-                moved = part.tensor() + moves[first : first + block].to(rows) * cell
-                values = self.decode(moved.flatten(0, 1), tokens).unflatten(1, part.shape)
-            else:
-                values = self.decode(part, tokens)
-            output[:, :, first : first + block] = values.permute(0, 3, 1, 2).clamp(0, 1)
-        return output
-
-
-def jitter_within(count: int, jitter: float, seed: int | Sequence[int]) -> torch.Tensor:
-    """Moves within a pixel, in pixels.
-
-    Args:
-        count: points.
-        jitter: the part of a pixel that is used, centred: moves are in ±jitter/2.
-        seed: of the moves.
-
-    Returns:
-        ``(count, 2)`` float32, on the CPU.
-    """
-    rng = np.random.default_rng(seed)
-    return torch.from_numpy((rng.random((count, 2), np.float32) - 0.5) * np.float32(jitter))
+        channels = self.config.channels
+        return render_image(self.decode, tokens, where, channels, jitter, seed)

@@ -258,8 +258,5 @@ class InrctScenes(RadianceViews, AveragedModel):
             ValueError: as :meth:`draw`.
         """
         options = options or SamplingOptions()
-        for name in ("label", "guidance"):
-            value = getattr(options, name)
-            if value is not None:
-                raise ValueError(f"{name}: this model has no classes, got {value}")
+        options.check_no_classes()
         return options.steps or 1

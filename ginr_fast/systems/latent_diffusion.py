@@ -15,6 +15,7 @@ from ginr_fast.generation.diffusion import DiffusionConfig, gaussian_factor, gui
 from ginr_fast.generation.sampling import SamplingOptions, noise
 from ginr_fast.ops.checks import check_tensor
 from ginr_fast.systems.image_inr import ImageInr
+from ginr_fast.systems.image_rendering import render_image
 from ginr_fast.systems.mnif import Mnif
 
 Denoiser = ResidualMlpDenoiser | TokenDenoiser
@@ -159,8 +160,8 @@ class LatentDiffusion(nn.Module):
             ValueError: as :meth:`draw`.
         """
         options = options or SamplingOptions()
-        self._labels([0], options.label)
         steps, guidance = self._settings(options)
+        self._labels([0], options.label)
         return steps * (2 if self.classes and guidance != 1 else 1)
 
     def decode(self, coords: torch.Tensor | CoordinateGrid, latent: torch.Tensor) -> torch.Tensor:
@@ -191,20 +192,22 @@ class LatentDiffusion(nn.Module):
             return stage.render(latent, where)
         if self.modality != "image":
             raise ValueError(f"render: expected a model of images, this is of {self.modality}")
-        values = stage.decode(where, latent)
-        return (0.5 * values + 0.5).permute(0, 3, 1, 2).clamp(0, 1)
+
+        def decode(coords: torch.Tensor | CoordinateGrid, weights: torch.Tensor) -> torch.Tensor:
+            return 0.5 * stage.decoder(coords, weights) + 0.5
+
+        weights = stage.weights(latent)  # once, however many blocks of rows there are
+        return render_image(decode, weights, where, stage.config.spec.out_dim)
 
     def _settings(self, options: SamplingOptions) -> tuple[int, float]:
         steps = self.diffusion.steps if options.steps is None else options.steps
-        if options.guidance not in (None, 1) and not self.classes:
-            raise ValueError("guidance: expected none, this model has no classes")
+        if not self.classes:
+            options.check_no_classes()
         guidance = self.diffusion.guidance if options.guidance is None else options.guidance
         return self.diffusion.check_steps(steps), guidance
 
     def _labels(self, indices: Sequence[int], label: int | None) -> torch.Tensor | None:
         if not self.classes:
-            if label is not None:
-                raise ValueError("label: expected none, this model has no classes")
             return None
         if label is not None and not 0 <= label < self.classes:
             raise ValueError(f"label: expected 0 to {self.classes - 1}, got {label}")

@@ -17,7 +17,7 @@ from ginr_fast.decoders.field import FieldDecoder
 from ginr_fast.fields import FieldSpec, FourierEncoding
 from ginr_fast.ops.checks import check_tensor
 from ginr_fast.ops.volume_render.convention import RenderedRays
-from ginr_fast.systems.image_inr import output_size
+from ginr_fast.systems.image_rendering import output_size
 from ginr_fast.systems.inner_loop import Order, inner_loop
 from ginr_fast.systems.samples import PointSamples, Samples, instance_errors, targets
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.ops.checks import check_tensor
-from ginr_fast.systems.image_inr import ImageInr, output_size
+from ginr_fast.systems.image_inr import ImageInr
+from ginr_fast.systems.image_rendering import output_size
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ class AnrDecoder(PreciseFrequencies):
     """Coordinates and latent tokens to values: thresholded cross-attention, then an MLP.
 
     Source: Attention Beats Linear for Fast Implicit Neural Representation Generation (ANR, ECCV
-    2024). The defaults are the sizes that End-to-end Encoding and Generating of Implicit Neural
-    Representations by Consistency Training gives for images; the equation is that of
+    2024). The defaults are the sizes that INRCT: An End-to-End Framework for Encoding and
+    Generating Implicit Neural Representation gives for images; the equation is that of
     :func:`ginr_fast.anr_decode`.
 
     Args:

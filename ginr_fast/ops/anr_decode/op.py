@@ -217,8 +217,8 @@ def anr_decode(
     between them.
 
     Source: Attention Beats Linear for Fast Implicit Neural Representation Generation (ANR, ECCV
-    2024), a localized attention layer and then an MLP, as End-to-end Encoding and Generating of
-    Implicit Neural Representations by Consistency Training uses it.
+    2024), a localized attention layer and then an MLP, as INRCT: An End-to-End Framework for
+    Encoding and Generating Implicit Neural Representation uses it.
 
     Args:
         coords: a :class:`~ginr_fast.CoordinateGrid`; or ``(..., c)`` shared by the whole batch; or

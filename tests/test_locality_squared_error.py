@@ -119,9 +119,9 @@ def test_kept_features_change_nothing_and_are_computed_once(
     if isinstance(coords, torch.Tensor):
         coords = coords.double()
     computed = []
-    of_block = module._Call.queries
+    of_block = module.Call.queries
     monkeypatch.setattr(
-        module._Call, "queries", lambda call, q: computed.append(1) or of_block(call, q)
+        module.Call, "queries", lambda call, q: computed.append(1) or of_block(call, q)
     )
     kept = KeptFeatures(limit)
     with torch.no_grad():

@@ -18,19 +18,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ginr_fast.ops import gemm
 from ginr_fast.ops.anr_decode.attention import Attention, Tile
 from ginr_fast.ops.anr_decode.weights import AnrWeights
-from ginr_fast.ops.blocks import Block, block_rows, blocks, settle_allocator
-from ginr_fast.ops.features import Band, GridFeatures, PointFeatures
+from ginr_fast.ops.blocked_tokens import TokenCall
+from ginr_fast.ops.features import Band
 
 
 @dataclass
-class _Activations:
+class Activations:
     """What one (block, instances) step leaves: its output, and for the backward the rest."""
 
     tiles: list[Tile] = field(default_factory=list)
@@ -41,7 +40,7 @@ class _Activations:
     """W x + b of each layer but the last, for Mish."""
 
 
-class _Call:
+class Call(TokenCall):
     """The constants of one call, and the forward of one step."""
 
     def __init__(
@@ -54,25 +53,12 @@ class _Call:
         threshold: float,
         activation: str,
     ):
-        settle_allocator()
-        dtype = gemm.compute_dtype(keys.dtype, keys.device)
-        self.dtype = dtype
-        self.accumulator = torch.float64 if dtype == torch.float64 else torch.float32
-        self.keys, self.values = keys.to(dtype).contiguous(), values.to(dtype).contiguous()
-        self.w = w = weights.to_dtype(dtype)
+        super().__init__(coords, grid_shape, keys, values)
+        self.w = w = weights.to_dtype(self.dtype)
         self.relu = activation == "relu"
-        self.batch, self.heads, self.tokens, self.key_dim = keys.shape
-        self.value_dim = values.shape[-1]
         self.attention = Attention(self.keys, self.values, threshold)
         bands = [Band(w.frequencies, w.query_weight, None, relu=False)]
-        self.features: GridFeatures | PointFeatures
-        if grid_shape:
-            self.features = GridFeatures(coords.flatten().split(grid_shape), bands, dtype)
-        else:
-            self.features = PointFeatures(coords, bands, dtype)
-        self.shared = bool(grid_shape) or coords.shape[0] == 1
-        self.count = self.features.lines * self.features.line_length
-        self.rows = block_rows(keys.device)
+        self.features = self.features_of(coords, grid_shape, bands)
         # The layers that an activation follows, and the gradients they have: name and index.
         self.layers = list(zip(w.hidden_weight, w.hidden_bias, strict=True))
         self.layer_names: list[tuple[str, tuple]] = [
@@ -82,20 +68,12 @@ class _Call:
             self.layers.insert(0, (w.first_weight, w.first_bias))
             self.layer_names.insert(0, ("first", ()))
 
-    def blocks(self) -> list[Block]:
-        return list(blocks(self.features.lines, self.features.line_length, self.rows))
-
-    def instances(self, block: Block) -> list[slice]:
-        """The batch in groups that make about ``rows`` rows with this block."""
-        step = max(1, self.rows // block.count)
-        return [slice(i, min(i + step, self.batch)) for i in range(0, self.batch, step)]
-
     def step(
         self, queries: Tensor, group: slice, count: int, keep: bool
-    ) -> tuple[Tensor, _Activations]:
+    ) -> tuple[Tensor, Activations]:
         """A group of instances on a block: y ``(rows, out)``, and what the backward needs."""
         size = group.stop - group.start
-        act = _Activations()
+        act = Activations()
         x = queries.new_empty(size * count, self.heads * self.value_dim)
         act.tiles = self.attention.forward(queries, group, count, x, keep)
         for weight, bias in self.layers:
@@ -121,7 +99,7 @@ def forward(
     activation: str,
 ) -> Tensor:
     """``(B, N, out)``; coords ``(B or 1, N, c)``, or the concatenated axes of a grid."""
-    call = _Call(coords, grid_shape, keys, values, weights, threshold, activation)
+    call = Call(coords, grid_shape, keys, values, weights, threshold, activation)
     out = keys.new_empty(call.batch, call.count, weights.out_dim)
     for block in call.blocks():
         queries: Tensor | None = None
@@ -148,5 +126,5 @@ def backward(
     by their names in :class:`AnrWeights`."""
     from ginr_fast.ops.anr_decode.blocked_backward import Backward
 
-    call = _Call(coords, grid_shape, keys, values, weights, threshold, activation)
+    call = Call(coords, grid_shape, keys, values, weights, threshold, activation)
     return Backward(call, needed).run(grad.to(call.dtype))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ginr_fast.ops import gemm
-from ginr_fast.ops.anr_decode.blocked import _Activations, _Call
+from ginr_fast.ops.anr_decode.blocked import Activations, Call
 from ginr_fast.ops.blocks import Block
 
 _FEATURE_INPUTS = ("coords", "query_weight")
@@ -17,7 +17,7 @@ _FEATURE_INPUTS = ("coords", "query_weight")
 class Backward:
     """Accumulates, over all blocks, the gradients asked for and nothing else."""
 
-    def __init__(self, call: _Call, needed: Collection[str]):
+    def __init__(self, call: Call, needed: Collection[str]):
         self.call, self.needed = call, set(needed)
         self.grads: dict[str, Tensor] = {}
         sources = {"keys": call.keys, "values": call.values, **call.w._asdict()}
@@ -53,19 +53,19 @@ class Backward:
                         grad_queries = torch.zeros_like(queries, dtype=call.accumulator)
                 _, activations = call.step(queries, group, block.count, keep=True)
                 grad_rows = grad[group, block.points].flatten(0, 1)
-                self._step(grad_rows, queries, group, block, activations, grad_queries)
+                self.step(grad_rows, queries, group, block, activations, grad_queries)
                 if grad_queries is not None and (not call.shared or index == len(groups) - 1):
                     sets = slice(0, 1) if call.shared else group
                     call.features.backward(block, sets, [grad_queries])
-        return self._finished()
+        return self.finished()
 
-    def _step(
+    def step(
         self,
         grad: Tensor,
         queries: Tensor,
         group: slice,
         block: Block,
-        act: _Activations,
+        act: Activations,
         grad_queries: Tensor | None,
     ) -> None:
         """One group of instances on one block, from ∂y to ∂Q."""
@@ -96,7 +96,7 @@ class Backward:
             grad_queries,
         )
 
-    def _finished(self) -> dict[str, Tensor]:
+    def finished(self) -> dict[str, Tensor]:
         features = self.call.features
         features.finish_backward()
         if "coords" in self.needed:

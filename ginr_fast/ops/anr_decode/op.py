@@ -182,7 +182,7 @@ def _sizes(
     )
 
 
-def _fold(w: AnrWeights) -> AnrWeights:
+def fold(w: AnrWeights) -> AnrWeights:
     """Take W_o, b_o into the layer after them, with differentiable PyTorch."""
     if w.attention_output_weight is None or w.attention_output_bias is None:
         return w
@@ -291,7 +291,7 @@ def anr_decode(
         points = written_out(coords, grid_shape)
         out = anr_decode_reference(points, keys, values, weights, threshold, activation)
         return out.reshape(*shape, weights.out_dim)
-    weights = _fold(weights)
+    weights = fold(weights)
     tensors = {"coords": coords, "keys": keys, "values": values, **weights._asdict()}
     out = _forward_op(
         *(tensors[n] for n in _ARGUMENTS), grid_shape, float(threshold), activation, name

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from ginr_fast.ops import gemm
-from ginr_fast.ops.blocks import Block, block_rows, blocks, settle_allocator
-from ginr_fast.ops.features import Band, GridFeatures, PointFeatures
+from ginr_fast.ops.blocked_tokens import TokenCall
+from ginr_fast.ops.features import Band
 from ginr_fast.ops.locality_decode.weights import LocalityWeights
 
 
 @dataclass
-class _Activations:
+class Activations:
     """What one (block, instances) step leaves for its backward."""
 
     probabilities: list[list[Tensor]]
@@ -43,7 +43,7 @@ class _Activations:
     """h^ℓ, (rows, d)."""
 
 
-class _Call:
+class Call(TokenCall):
     """The constants of one call, and the forward of one step."""
 
     def __init__(
@@ -56,39 +56,18 @@ class _Call:
         weights: LocalityWeights,
         modulation_relu: bool,
     ):
-        settle_allocator()
-        dtype = gemm.compute_dtype(keys.dtype, keys.device)
-        self.dtype = dtype
-        self.accumulator = torch.float64 if dtype == torch.float64 else torch.float32
-        self.keys, self.values = keys.to(dtype).contiguous(), values.to(dtype).contiguous()
-        self.logit_bias = None if logit_bias is None else logit_bias.to(dtype)
-        self.w = w = weights.to_dtype(dtype)
+        super().__init__(coords, grid_shape, keys, values)
+        self.logit_bias = None if logit_bias is None else logit_bias.to(self.dtype)
+        self.w = w = weights.to_dtype(self.dtype)
         self.modulation_relu = modulation_relu
-        self.batch, self.heads, self.tokens, self.key_dim = keys.shape
-        self.value_dim = values.shape[-1]
         bands = [Band(w.query_frequencies, w.query_weight, w.query_bias)]
         bands += [
             Band(w.band_frequencies[i], w.band_weight[i], w.band_bias[i]) for i in range(w.levels)
         ]
-        self.features: GridFeatures | PointFeatures
-        if grid_shape:
-            self.features = GridFeatures(coords.flatten().split(grid_shape), bands, dtype)
-        else:
-            self.features = PointFeatures(coords, bands, dtype)
-        self.shared = bool(grid_shape) or coords.shape[0] == 1
-        self.count = self.features.lines * self.features.line_length
-        self.rows = block_rows(keys.device)
+        self.features = self.features_of(coords, grid_shape, bands)
         if w.modulation_weight is not None:
             self.modulation = w.modulation_weight.flatten(0, 1)  # (L·d, H·dv)
         self.output = torch.cat(tuple(w.output_weight), dim=-1)  # (out, L·d)
-
-    def blocks(self) -> list[Block]:
-        return list(blocks(self.features.lines, self.features.line_length, self.rows))
-
-    def instances(self, block: Block) -> list[slice]:
-        """The batch in groups that make about ``rows`` rows with this block."""
-        step = max(1, self.rows // block.count)
-        return [slice(i, min(i + step, self.batch)) for i in range(0, self.batch, step)]
 
     def queries(self, q: Tensor) -> Tensor:
         """Q, (rows, H·dq); q itself when the projection is folded into the keys."""
@@ -126,7 +105,7 @@ class _Call:
 
     def step(
         self, queries: Tensor, features: list[Tensor], group: slice, count: int, keep: bool
-    ) -> _Activations:
+    ) -> Activations:
         """A group of instances on a block, up to the hidden features of every level; without
         ``keep`` the probabilities are dropped as soon as they are used."""
         w, width = self.w, self.w.width
@@ -159,7 +138,7 @@ class _Call:
                 gemm.linear(x, w.hidden_weight[level - 1], w.hidden_bias[level - 1], relu=True)
             )
         attended_or_none = None if folded else attended
-        return _Activations(probabilities, attended_or_none, modulated, mixed, hidden)
+        return Activations(probabilities, attended_or_none, modulated, mixed, hidden)
 
     def values_of(self, hidden: list[Tensor]) -> Tensor:
         """y = Σ W_out h + b_out, (rows, out)."""
@@ -179,7 +158,7 @@ def forward(
     modulation_relu: bool,
 ) -> Tensor:
     """``(B, N, out)``; coords ``(B or 1, N, c)``, or the concatenated axes of a grid."""
-    call = _Call(coords, grid_shape, keys, values, logit_bias, weights, modulation_relu)
+    call = Call(coords, grid_shape, keys, values, logit_bias, weights, modulation_relu)
     out = keys.new_empty(call.batch, call.count, weights.out_dim)
     for block in call.blocks():
         shared: tuple[Tensor, list[Tensor]] | None = None
@@ -207,5 +186,5 @@ def backward(
     of the parameters by their names in :class:`LocalityWeights`."""
     from ginr_fast.ops.locality_decode.blocked_backward import Backward
 
-    call = _Call(coords, grid_shape, keys, values, logit_bias, weights, modulation_relu)
+    call = Call(coords, grid_shape, keys, values, logit_bias, weights, modulation_relu)
     return Backward(call, needed).run(grad.to(call.dtype))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ginr_fast.ops import gemm
-from ginr_fast.ops.locality_decode.blocked import _Activations, _Call
+from ginr_fast.ops.locality_decode.blocked import Activations, Call
 
 _FEATURE_WEIGHTS = ("query_weight", "query_bias", "band_weight", "band_bias")
 
@@ -21,7 +21,7 @@ def _relu_backward(grad: Tensor, output: Tensor) -> Tensor:
 class Backward:
     """Accumulates, over all blocks, the gradients asked for and nothing else."""
 
-    def __init__(self, call: _Call, needed: Collection[str]):
+    def __init__(self, call: Call, needed: Collection[str]):
         self.call, self.needed = call, set(needed)
         self.grads: dict[str, Tensor] = {}
         inputs = {"keys": call.keys, "values": call.values, "logit_bias": call.logit_bias}
@@ -63,7 +63,7 @@ class Backward:
                     grad_queries = torch.zeros_like(queries)
                     grad_features = [torch.zeros_like(feature) for feature in features]
                 activations = call.step(queries, features, group, block.count, keep=True)
-                self._step(
+                self.step(
                     grad[group, block.points].flatten(0, 1),
                     queries,
                     group,
@@ -74,15 +74,15 @@ class Backward:
                 )
                 if not call.shared or index == len(groups) - 1:
                     self._features(block, group, q, features, grad_queries, grad_features)
-        return self._finished()
+        return self.finished()
 
-    def _step(
+    def step(
         self,
         grad: Tensor,
         queries: Tensor,
         group: slice,
         count: int,
-        act: _Activations,
+        act: Activations,
         grad_queries: Tensor,
         grad_features: list[Tensor],
     ) -> None:
@@ -196,7 +196,7 @@ class Backward:
         pre += [_relu_backward(g, f) for g, f in zip(grad_features, features, strict=True)]
         call.features.backward(block, sets, pre)  # type: ignore[arg-type]
 
-    def _finished(self) -> dict[str, Tensor]:
+    def finished(self) -> dict[str, Tensor]:
         features = self.call.features
         features.finish_backward()
         if "coords" in self.needed:

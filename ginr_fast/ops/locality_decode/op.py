@@ -162,9 +162,10 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple:
 _forward_op.register_autograd(_autograd_backward, setup_context=_setup_context)
 
 
-def _sizes(
+def sizes_of(
     coords: Tensor, grid_shape: list[int], keys: Tensor, values: Tensor, w: LocalityWeights
 ) -> plan.Sizes:
+    """What the planner counts with."""
     batch, heads, tokens, key_dim = keys.shape
     return plan.Sizes(
         batch=batch,
@@ -197,7 +198,7 @@ def _open_ended(sizes: plan.Sizes) -> bool:
     return any(isinstance(n, torch.SymInt) for n in (sizes.batch, sizes.coordinates, sizes.tokens))
 
 
-def _fold(
+def fold(
     keys: Tensor, values: Tensor, w: LocalityWeights, foldings: plan.Foldings
 ) -> tuple[Tensor, Tensor, Tensor | None, LocalityWeights]:
     """Apply the foldings with differentiable PyTorch: keys, values, logit bias, weights."""
@@ -303,7 +304,7 @@ def locality_decode(
         reason = reason or "the values carry the modulation weights"
     candidates = triton_backend.order(keys.device, reason)
     name = dispatch.choose("locality_decode", candidates)
-    sizes = _sizes(coords, grid_shape, keys, values, weights)
+    sizes = sizes_of(coords, grid_shape, keys, values, weights)
     if name == "reference":
         if dispatch.recording():
             naive = 2 * plan.naive_multiply_adds(sizes)
@@ -327,7 +328,7 @@ def locality_decode(
                 {k: why for k, why in candidates.items() if why is not None},
             )
         )
-    keys, values, logit_bias, weights = _fold(keys, values, weights, foldings)
+    keys, values, logit_bias, weights = fold(keys, values, weights, foldings)
     tensors = {"coords": coords, "keys": keys, "values": values, "logit_bias": logit_bias}
     tensors.update(weights._asdict())
     out = _forward_op(*(tensors[n] for n in _ARGUMENTS), grid_shape, modulation_relu, name)

@@ -21,9 +21,9 @@ from ginr_fast.ops.blocks import Block
 from ginr_fast.ops.checks import autocasts, check_tensor
 from ginr_fast.ops.coordinates import normalised
 from ginr_fast.ops.locality_decode import plan
-from ginr_fast.ops.locality_decode.blocked import _Call
+from ginr_fast.ops.locality_decode.blocked import Call
 from ginr_fast.ops.locality_decode.blocked_backward import Backward
-from ginr_fast.ops.locality_decode.op import _fold, _sizes, locality_decode
+from ginr_fast.ops.locality_decode.op import fold, locality_decode, sizes_of
 from ginr_fast.ops.locality_decode.weights import LocalityWeights
 from ginr_fast.profiling import annotate
 
@@ -102,8 +102,8 @@ def locality_error(
     points, grid_shape, shape = normalised(coords, len(keys), keys.device, keys.dtype)
     check_tensor("targets", targets, (*shape, weights.out_dim), dtypes=(keys.dtype,))
     keys = keys * (keys.shape[-1] ** -0.5 if scale is None else scale)
-    foldings = plan.choose_foldings(_sizes(points, grid_shape, keys, values, weights))
-    keys, values, logit_bias, weights = _fold(keys, values, weights, foldings)
+    foldings = plan.choose_foldings(sizes_of(points, grid_shape, keys, values, weights))
+    keys, values, logit_bias, weights = fold(keys, values, weights, foldings)
     flat = targets.reshape(len(keys), math.prod(shape[1:]), weights.out_dim)
     features = {} if kept is None else kept.of(coords)
     numbers = math.prod(shape[1:]) * (
@@ -146,7 +146,7 @@ class _OnePass(torch.autograd.Function):
         constants: tuple[Tensor, list[int], LocalityWeights, bool, dict[Block, _Features], bool],
     ) -> Tensor:
         points, grid_shape, weights, modulation_relu, kept, keep = constants
-        call = _Call(points, grid_shape, keys, values, logit_bias, weights, modulation_relu)
+        call = Call(points, grid_shape, keys, values, logit_bias, weights, modulation_relu)
         inputs = {"keys": keys, "values": values, "logit_bias": logit_bias}
         asked = zip(inputs, ctx.needs_input_grad, strict=False)
         backward = Backward(call, [name for name, wanted in asked if wanted])
@@ -168,8 +168,8 @@ class _OnePass(torch.autograd.Function):
                 by_instance = difference.unflatten(0, (-1, block.count)).square()
                 errors[group] += by_instance.flatten(1).sum(1, dtype=call.accumulator)
                 grad = difference.mul_(2 / numbers)
-                backward._step(grad, shared[0], group, block.count, activations, none, [])
-        grads = backward._finished()
+                backward.step(grad, shared[0], group, block.count, activations, none, [])
+        grads = backward.finished()
         ctx.found = [grads.get(name) for name in inputs]
         return (errors / numbers).to(keys.dtype)
 

@@ -50,23 +50,8 @@ class MnifDiffusionRecipe(LatentDiffusionRecipe):
 
     Args:
         denoiser: the sizes of the residual MLP.
-        stages: systems that the latents may be of.
-        diffusion: schedule of the noise, and sampler.
         conditional: tell the network the classes of latents that have some; the published models
             are unconditional.
-        class_dropout: share of the classes that training hides from it.
-        ema_decay: of the average of the weights that samples come from.
-        validation: latents that training leaves out, to be scored with; a twentieth at most.
-        epochs: passes over the latents.
-        steps: optimiser steps; takes precedence over the epochs.
-        batch_size: latents a step, over all devices.
-        learning_rate: of Adam, at its highest.
-        betas: of Adam.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: the learning rate afterwards: constant, or along a cosine down to 0.
-        gradient_clip: the gradient's norm is cut to this; None leaves it.
-        precision: 32-true, or bf16-mixed.
-        seed: of the initial weights, the order of latents and their noise.
     """
 
     system: ClassVar[str] = "mnif-diffusion"
@@ -82,22 +67,8 @@ class TokenDiffusionRecipe(LatentDiffusionRecipe):
 
     Args:
         denoiser: the sizes of the Transformer.
-        stages: systems that the latents may be of.
         diffusion: schedule of the noise, sampler and guidance.
-        conditional: tell the network the classes of latents that have some.
         class_dropout: share of the classes that training hides, for classifier-free guidance.
-        ema_decay: of the average of the weights that samples come from.
-        validation: latents that training leaves out, to be scored with; a twentieth at most.
-        epochs: passes over the latents.
-        steps: optimiser steps; takes precedence over the epochs.
-        batch_size: instances a step, over all devices.
-        learning_rate: of Adam, at its highest.
-        betas: of Adam.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: the learning rate afterwards: constant, or along a cosine down to 0.
-        gradient_clip: the gradient's norm is cut to this; None leaves it.
-        precision: 32-true, or bf16-mixed.
-        seed: of the initial weights, the order of latents and their noise.
     """
 
     system: ClassVar[str] = "token-diffusion"

@@ -43,7 +43,6 @@ class LearnedInitImagesRecipe(LearnedInitRecipe):
     """How an initialisation of images is meta-learned; see :class:`LearnedInitRecipe`.
 
     Args:
-        model: the field and its inner loop.
         image_size: height and width of the images, in pixels.
         coordinates: pixels that a training step decodes, the same ones for the whole batch and all
             inner steps; all if None.
@@ -74,7 +73,6 @@ class LearnedInitScenesRecipe(LearnedInitRecipe):
     """How an initialisation of radiance fields is meta-learned; see :class:`LearnedInitRecipe`.
 
     Args:
-        model: the field and its inner loop.
         image_size: views are resized to this many pixels; as they are if None.
         views: of each scene a step.
         rays: of each of these views. Each inner step, and the outer loss if the order has one, sees

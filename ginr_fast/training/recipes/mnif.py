@@ -52,6 +52,8 @@ class MnifRecipe(Recipe):
         auto_decoding: of the latents.
         latent_std: σ of the latents that training, or the inner loop, starts from.
         output_learning_rate: of the bases' last layer, as a multiple of the recipe's.
+        model: the sizes of the model.
+        precision: 32-true.
 
     Raises:
         ValueError: a value out of range, neither ``epochs`` nor ``steps``, or mixed precision.
@@ -90,7 +92,7 @@ class MnifRecipe(Recipe):
 
 @dataclass(frozen=True)
 class MnifImagesRecipe(MnifRecipe):
-    """An mNIF of images (Appendix A.2.1).
+    """How an mNIF of images is trained (Appendix A.2.1); see :class:`MnifRecipe`.
 
     Args:
         image_size: height and width of the images, in pixels.
@@ -99,23 +101,6 @@ class MnifImagesRecipe(MnifRecipe):
         views: how images are cut. Meta-learning sees other views in every epoch; auto-decoding
             trains on fixed ones.
         training_views: (auto-decoding, views.kind crops) how many.
-        epochs: passes over the training images.
-        steps: optimiser steps; takes precedence over the epochs.
-        batch_size: images a step, over all devices.
-        learning_rate: of Adam, at its highest.
-        betas: of Adam.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: the learning rate afterwards: constant, or along a cosine down to 0.
-        gradient_clip: the gradient's norm is cut to this; None leaves it.
-        precision: 32-true.
-        seed: of the initial weights, the views and the latents.
-        adaptation: cavia: latents by a few gradient steps, and the model trained through them;
-            auto-decoding: latents trained beside it.
-        cavia: of the inner loop.
-        auto_decoding: of the latents.
-        latent_std: σ of the latents that training, or the inner loop, starts from.
-        output_learning_rate: of the bases' last layer, as a multiple of the recipe's.
-        model: the sizes of the model.
     """
 
     system: ClassVar[str] = "mnif-images"
@@ -141,7 +126,7 @@ class MnifImagesRecipe(MnifRecipe):
 
 @dataclass(frozen=True)
 class MnifVoxelsRecipe(MnifRecipe):
-    """An mNIF of voxel shapes (Appendix A.2.2).
+    """How an mNIF of voxel shapes is trained (Appendix A.2.2); see :class:`MnifRecipe`.
 
     Args:
         points: points of a shape a step.
@@ -149,23 +134,6 @@ class MnifVoxelsRecipe(MnifRecipe):
         made_shapes: shapes that are made to train on if no file is named; 0 for none.
         made_held_out: and to evaluate with.
         made_points: points of each.
-        epochs: passes over the training shapes.
-        steps: optimiser steps; takes precedence over the epochs.
-        batch_size: shapes a step, over all devices.
-        learning_rate: of Adam, at its highest.
-        betas: of Adam.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: the learning rate afterwards: constant, or along a cosine down to 0.
-        gradient_clip: the gradient's norm is cut to this; None leaves it.
-        precision: 32-true.
-        seed: of the initial weights, the points and the latents.
-        adaptation: cavia: latents by a few gradient steps, and the model trained through them;
-            auto-decoding: latents trained beside it.
-        cavia: of the inner loop.
-        auto_decoding: of the latents.
-        latent_std: σ of the latents that training, or the inner loop, starts from.
-        output_learning_rate: of the bases' last layer, as a multiple of the recipe's.
-        model: the sizes of the model.
     """
 
     system: ClassVar[str] = "mnif-voxels"
@@ -188,7 +156,7 @@ class MnifVoxelsRecipe(MnifRecipe):
 
 @dataclass(frozen=True)
 class MnifScenesRecipe(MnifRecipe):
-    """An mNIF of radiance fields (Appendix A.2.3).
+    """How an mNIF of radiance fields is trained (Appendix A.2.3); see :class:`MnifRecipe`.
 
     Args:
         image_size: views are resized to this many pixels; as they are if None.
@@ -199,23 +167,6 @@ class MnifScenesRecipe(MnifRecipe):
         made_views: views of each.
         made_held_out: scenes to evaluate with.
         novel_views: views of training scenes that are scored in an evaluation, at most.
-        epochs: passes over the training scenes.
-        steps: optimiser steps; takes precedence over the epochs.
-        batch_size: scenes a step, over all devices.
-        learning_rate: of Adam, at its highest.
-        betas: of Adam.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: the learning rate afterwards: constant, or along a cosine down to 0.
-        gradient_clip: the gradient's norm is cut to this; None leaves it.
-        precision: 32-true.
-        seed: of the initial weights, the rays and the latents.
-        adaptation: cavia: latents by a few gradient steps, and the model trained through them;
-            auto-decoding: latents trained beside it.
-        cavia: of the inner loop.
-        auto_decoding: of the latents.
-        latent_std: σ of the latents that training, or the inner loop, starts from.
-        output_learning_rate: of the bases' last layer, as a multiple of the recipe's.
-        model: the sizes of the model.
     """
 
     system: ClassVar[str] = "mnif-scenes"

@@ -48,17 +48,7 @@ class ViewsRecipe(Recipe):
         made_scenes: scenes that are made to train on if no folder is named; 0 for none.
         made_views: views of each.
         made_held_out: scenes to evaluate with.
-        epochs: passes over the training scenes.
-        steps: optimiser steps; takes precedence over the epochs.
         batch_size: scenes a step, over all devices.
-        learning_rate: of Adam, at its highest.
-        betas: of Adam.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: the learning rate afterwards: constant, along a cosine down to 0, or a tenth
-            after four fifths of the steps.
-        gradient_clip: the gradient's norm is cut to this; None leaves it.
-        precision: 32-true, or bf16-mixed (autocast to bfloat16; weights stay float32).
-        seed: of the initial weights, the views and the rays.
 
     Raises:
         ValueError: a value out of range, or neither ``epochs`` nor ``steps``.

@@ -196,7 +196,7 @@ def test_an_orbit_is_what_the_model_renders() -> None:
     latent = torch.randn(1, 7)
     camera = CameraOptions(elevation=30.0, azimuth=10.0)
     views = list(orbit(model, latent, 3, 8, camera))
-    rays = camera_rays(orbit_poses(3, 1.3, 30.0, start=10.0), 8, 8, camera.focal * 8)
+    rays = camera_rays(orbit_poses(3, 1.3, 30.0, start=10.0), 8, 8, 131.25 / 128 * 8)
     with torch.no_grad():
         expected = model.render(*(part[None] for part in rays), latent)
     found = torch.stack([seen.color for seen in views])

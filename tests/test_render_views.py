@@ -15,7 +15,8 @@ from small_training import MODEL
 
 from ginr_fast import cli
 from ginr_fast.analysis.instances import FitOptions
-from ginr_fast.analysis.orbits import COLOR, DEPTH, OrbitOptions
+from ginr_fast.analysis.orbits import COLOR, DEPTH
+from ginr_fast.analysis.pictures import CameraOptions
 from ginr_fast.analysis.view_pictures import SupportOptions, open_scenes, orbits
 from ginr_fast.data import CarsConfig, make_cars
 from ginr_fast.rays import camera_rays, orbit_poses
@@ -176,7 +177,7 @@ def test_frames_are_what_the_model_shows_from_the_orbit(name: str, tmp_path: Pat
 @pytest.mark.parametrize("name", ["ipc-nerf", "learned-init-scenes"])
 def test_cameras_are_those_asked_for(name: str, tmp_path: Path) -> None:
     task = opened(export(name, tmp_path))
-    camera = OrbitOptions(elevation=-10, azimuth=80, radius=2.0, focal=0.7)
+    camera = CameraOptions(elevation=-10, azimuth=80, radius=2.0, focal=0.7)
     fit, support = FitOptions(fit_views=2), SupportOptions()
     (orbit,) = orbits(task, [0], 2, VIEW, camera, fit, support)
     found = torch.stack([pictures[COLOR] for pictures in orbit.frames])
@@ -204,7 +205,7 @@ def test_the_camera_is_that_of_a_named_folder(tmp_path: Path) -> None:
 def test_depth_and_samples_of_radiance_fields(name: str, tmp_path: Path) -> None:
     task = opened(export(name, tmp_path))
     fit = FitOptions(fit_views=2)
-    (orbit,) = orbits(task, [0], 1, VIEW, OrbitOptions(samples=5), fit, depth=True)
+    (orbit,) = orbits(task, [0], 1, VIEW, CameraOptions(samples=5), fit, depth=True)
     (pictures,) = orbit.frames
     radius = 4.0 if name == "ipc-nerf" else 1.3
     origins, directions = (part.flatten(1, 3) for part in rays_of(radius, FOCAL, 1))
@@ -244,8 +245,8 @@ def test_test_time_optimisation(target: Any, tmp_path: Path) -> None:
     plain, fitted = (
         torch.stack([seen[COLOR] for seen in next(found).frames])
         for found in (
-            orbits(task, [1], 2, VIEW, OrbitOptions(), support=replace(support, tto=None)),
-            orbits(task, [1], 2, VIEW, OrbitOptions(), support=support),
+            orbits(task, [1], 2, VIEW, CameraOptions(), support=replace(support, tto=None)),
+            orbits(task, [1], 2, VIEW, CameraOptions(), support=support),
         )
     )
     views = task.known(1, 2)
@@ -265,7 +266,7 @@ def test_fit_steps_of_learned_init(tmp_path: Path) -> None:
     task = opened(export("learned-init-scenes", tmp_path))
     assert isinstance(task, LearnedInitScenesTask)
     found = [
-        next(orbits(task, [0], 1, VIEW, OrbitOptions(), FitOptions(fit_steps=steps, fit_views=2)))
+        next(orbits(task, [0], 1, VIEW, CameraOptions(), FitOptions(fit_steps=steps, fit_views=2)))
         for steps in (1, 9)
     ]
     scene = task.held_out.scene(0)

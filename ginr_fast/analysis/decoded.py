@@ -18,6 +18,7 @@ from ginr_fast.analysis.orbits import (
 )
 from ginr_fast.analysis.pictures import CameraOptions, image_of, orbit, shape_of
 from ginr_fast.coords import grid
+from ginr_fast.data.cars import FOCAL
 from ginr_fast.pictures import to_frames
 from ginr_fast.rays import orbit_poses
 from ginr_fast.systems.fitted import view_of
@@ -147,7 +148,8 @@ def _views(
         model = view_of(model)
         model.config = replace(config, samples=camera.samples)
     radius = config.camera_distance if camera.radius is None else camera.radius
+    focal = FOCAL if camera.focal is None else camera.focal
     poses = orbit_poses(views, radius, camera.elevation, start=camera.azimuth).to(latent.device)
     yield from orbit_pictures(
-        lambda *rays: {COLOR: model.color(*rays, latent)}, poses, size, camera.focal * size
+        lambda *rays: {COLOR: model.color(*rays, latent)}, poses, size, focal * size
     )

@@ -1,9 +1,8 @@
-"""Orbits around scenes, whatever shows them: the camera's options, pictures of rays, and files."""
+"""Orbits around scenes, whatever shows them: pictures of rays, and files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,7 +11,6 @@ import torch
 from PIL import Image, ImageOps
 
 from ginr_fast.analysis.pictures import CameraOptions, depth_picture, orbit
-from ginr_fast.data.cars import FOCAL
 from ginr_fast.decoders.field import MAX_RAYS
 from ginr_fast.ops.volume_render.convention import RenderedRays
 from ginr_fast.pictures import contact_sheet, save_frames, save_gif, save_mp4, save_png, to_frames
@@ -30,36 +28,6 @@ _SHEET_SIZE = 128
 FileFormat = Literal["gif", "mp4", "png"]
 Pictures = Mapping[str, torch.Tensor]
 """Pictures of one view by kind, ``(..., 3)`` in [0, 1]."""
-
-
-@dataclass(frozen=True)
-class OrbitOptions:
-    """From where scenes and shapes are seen.
-
-    Args:
-        elevation: degrees above the ground.
-        azimuth: degrees around the object; of the first view of an orbit.
-        radius: (scenes) distance to the origin; that of the scene's own cameras if None, for an
-            mNIF the middle of where rays start and end.
-        focal: (scenes) focal length in heights of the picture; that of the scene's own cameras if
-            None, for an mNIF that of SRN Cars.
-        samples: (radiance fields) field evaluations along a ray; as many as in training if None.
-    """
-
-    elevation: float = 20.0
-    azimuth: float = 35.0
-    radius: float | None = None
-    focal: float | None = None
-    samples: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"samples: expected a positive integer, got {self.samples}")
-
-    def of_mnif(self) -> CameraOptions:
-        """The same for an mNIF, which knows no cameras."""
-        focal = FOCAL if self.focal is None else self.focal
-        return CameraOptions(self.elevation, self.azimuth, self.radius, focal, self.samples)
 
 
 class Orbit(NamedTuple):
@@ -82,7 +50,7 @@ def mnif_orbits(
     names: Sequence[str],
     views: int,
     size: int,
-    camera: OrbitOptions,
+    camera: CameraOptions,
     occupancy: bool = False,
     depth: bool = False,
 ) -> Iterator[Orbit]:
@@ -101,7 +69,7 @@ def mnif_orbits(
     near, far = model.config.near, model.config.far
 
     def frames(latent: torch.Tensor) -> Iterator[Pictures]:
-        for seen in orbit(model, latent, views, size, camera.of_mnif(), occupancy):
+        for seen in orbit(model, latent, views, size, camera, occupancy):
             yield field_pictures(seen, near, far, depth)
 
     for name, latent in zip(names, latents.split(1), strict=True):

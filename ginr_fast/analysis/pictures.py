@@ -30,16 +30,25 @@ class CameraOptions:
     Args:
         elevation: degrees above the ground.
         azimuth: degrees around the object; of the first view of an orbit.
-        radius: (scenes) distance to the origin; the middle of where rays start and end if None.
-        focal: (scenes) focal length in heights of the picture; that of SRN Cars if not given.
-        samples: (scenes) field evaluations along a ray; as many as in training if None.
+        radius: (scenes) distance to the origin; that of the scene's own cameras if None, for an
+            mNIF the middle of where rays start and end.
+        focal: (scenes) focal length in heights of the picture; that of the scene's own cameras if
+            None, that of SRN Cars where there are none.
+        samples: (radiance fields) field evaluations along a ray; as many as in training if None.
+
+    Raises:
+        ValueError: ``samples`` is below 1.
     """
 
     elevation: float = 20.0
     azimuth: float = 35.0
     radius: float | None = None
-    focal: float = FOCAL
+    focal: float | None = None
     samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples: expected a positive integer, got {self.samples}")
 
 
 def image_decoder(model: Mnif) -> FieldDecoder:
@@ -89,6 +98,7 @@ def orbit(
     config = model.config
     weights = model.weights(latent)
     radius = (config.near + config.far) / 2 if camera.radius is None else camera.radius
+    focal = FOCAL if camera.focal is None else camera.focal
     poses = orbit_poses(views, radius, camera.elevation, start=camera.azimuth)
     cells = ginr_fast.OccupancyGrid.build(weights, config.spec) if occupancy else None
     decoder = FieldDecoder(config.spec)
@@ -98,7 +108,7 @@ def orbit(
             pose,
             size,
             size,
-            camera.focal * size,
+            focal * size,
             near=config.near,
             far=config.far,
             samples=camera.samples or config.samples,

@@ -11,14 +11,8 @@ import numpy as np
 import torch
 
 from ginr_fast.analysis.instances import FitOptions, check_numbers
-from ginr_fast.analysis.orbits import (
-    COLOR,
-    Orbit,
-    OrbitOptions,
-    Pictures,
-    field_pictures,
-    orbit_pictures,
-)
+from ginr_fast.analysis.orbits import COLOR, Orbit, Pictures, field_pictures, orbit_pictures
+from ginr_fast.analysis.pictures import CameraOptions
 from ginr_fast.data.order import spread
 from ginr_fast.data.scenes import Scene
 from ginr_fast.rays import orbit_poses
@@ -120,7 +114,7 @@ def orbits(
     chosen: Sequence[int],
     views: int,
     size: int,
-    camera: OrbitOptions,
+    camera: CameraOptions,
     fit: FitOptions | None = None,
     support: SupportOptions | None = None,
     depth: bool = False,
@@ -159,7 +153,12 @@ def orbits(
 
 
 def _orbit(
-    found: KnownScene, index: int, device: torch.device, views: int, size: int, camera: OrbitOptions
+    found: KnownScene,
+    index: int,
+    device: torch.device,
+    views: int,
+    size: int,
+    camera: CameraOptions,
 ) -> Orbit:
     radius = scene_radius(found.scene) if camera.radius is None else camera.radius
     focal = scene_focal(found.scene) if camera.focal is None else camera.focal

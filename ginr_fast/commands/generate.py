@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from ginr_fast.analysis.instances import run_folder
-from ginr_fast.analysis.orbits import FileFormat, OrbitOptions
+from ginr_fast.analysis.orbits import FileFormat
+from ginr_fast.analysis.pictures import CameraOptions
 from ginr_fast.commands import common
 from ginr_fast.commands.render import MESH_VOXELS, MeshFormat
 from ginr_fast.generation.sampling import SamplingOptions
@@ -76,7 +77,7 @@ class GenerateArguments:
     fps: float = 20.0
     mesh: MeshFormat | None = None
     voxels: int = MESH_VOXELS
-    camera: OrbitOptions = field(default_factory=OrbitOptions)
+    camera: CameraOptions = field(default_factory=CameraOptions)
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch", "size", "columns", "views", "voxels"):
@@ -116,7 +117,7 @@ def generate(generator: Generator, out: Path, given: GenerateArguments) -> str:
     model, shown = generator.model, shown_by(generator.model)
     check_options(shown, given)
     evaluations = model.evaluations(given.sampling)
-    size, camera = given.size or own_size(model) or _SIZE, given.camera.of_mnif()
+    size, camera = given.size or own_size(model) or _SIZE, given.camera
     jitter = given.sampling.seed if given.jitter else None
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=given.precision == "bf16-mixed")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ginr_fast.analysis.instances import FitOptions, run_folder
-from ginr_fast.analysis.orbits import FileFormat, OrbitOptions
+from ginr_fast.analysis.orbits import FileFormat
+from ginr_fast.analysis.pictures import CameraOptions
 from ginr_fast.analysis.view_pictures import SCENE_SYSTEMS, SupportOptions
 from ginr_fast.commands import common
 from ginr_fast.training.tasks.base import DataOptions
@@ -64,7 +65,7 @@ class RenderArguments:
     occupancy: bool = True
     depth: bool = False
     mesh: MeshFormat = "ply"
-    camera: Annotated[OrbitOptions, arg(name="")] = field(default_factory=OrbitOptions)
+    camera: Annotated[CameraOptions, arg(name="")] = field(default_factory=CameraOptions)
     fit: Annotated[FitOptions, arg(name="")] = field(default_factory=FitOptions)
     support: Annotated[SupportOptions, arg(name="")] = field(default_factory=SupportOptions)
     source: Annotated[DataOptions, arg(name="")] = field(default_factory=DataOptions)
@@ -180,7 +181,7 @@ def draw_meshes(
     out: Path,
     voxels: int,
     kind: MeshFormat,
-    camera: OrbitOptions,
+    camera: CameraOptions,
 ) -> None:
     """A mesh of each, found among so many voxels along an axis, and its picture from four sides."""
     import warnings

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from ginr_fast.data.order import spread
 from ginr_fast.systems.mnif import Mnif
 from ginr_fast.systems.mnif_adaptation import PointSamples
 from ginr_fast.training.checkpoints import CheckpointError, Saved, load_saved
@@ -186,7 +187,5 @@ def fitted(task: MnifTask, chosen: Sequence[int], options: FitOptions) -> torch.
 
 def _of_scene(task: MnifScenesTask, index: int, options: FitOptions) -> torch.Tensor:
     scene = task.held_out.scene(index)
-    count = len(scene.images)
-    wanted = min(count, options.fit_views)
-    views = sorted({(2 * place + 1) * count // (2 * wanted) for place in range(wanted)})
+    views = spread(len(scene.images), options.fit_views)
     return task.scene_latent(scene, views, options.fit_steps)

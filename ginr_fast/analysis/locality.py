@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ginr_fast.data.order import spread
+
 _SILENT = 1e-6  # root mean square of a change of values about [0, 1] that is rounding
 
 
@@ -47,8 +49,7 @@ def evenly_chosen(count: int, wanted: int) -> list[int]:
     """
     if wanted < 1:
         raise ValueError(f"count: expected a positive integer, got {wanted}")
-    wanted = min(count, wanted)
-    return [(2 * place + 1) * count // (2 * wanted) for place in range(wanted)]
+    return spread(count, wanted)
 
 
 def some_tokens(count: int, wanted: int) -> list[int]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ginr_fast.adapters.cross_attention import by_head, linear_of
 from ginr_fast.adapters.frame import Adapter, Match
 from ginr_fast.adapters.probes import Probe, drawn
+from ginr_fast.decoders.anr import anr_weights
 from ginr_fast.ops.anr_decode.op import anr_decode
 from ginr_fast.ops.anr_decode.weights import AnrWeights
 from ginr_fast.ops.checks import autocasts
@@ -126,36 +127,18 @@ def weights_of(module: nn.Module, settings: AnrSettings) -> AnrWeights:
     """The parameters of an ``ANR`` as those of :func:`ginr_fast.anr_decode`, differentiable; the
     scale and bias of its output, and its rescaling to [-1, 1], are in the last layer."""
     anr: Any = module
-    *inner, last = anr.mlp
-    first, hidden = (inner[0][0], [layer[0] for layer in inner[1:]]) if inner else (None, [])
     out, query = linear_of(anr.attn.to_out), anr.attn.to_q.weight
     assert out is not None
     scale, bias = anr.out_scale, anr.out_bias
     if anr.rescale:
         scale, bias = 2 * scale, 2 * bias - 1
-    width = out.out_features
     # As published, number by number: at σ = 1024 a rounding of ω shows in the phase.
     frequencies = torch.linspace(
         0, math.log(settings.bandwidth), settings.frequencies, device=query.device
     ).exp()
-    return AnrWeights(
-        frequencies=frequencies,
-        query_weight=query[:, : 2 * settings.coord_dim * settings.frequencies],
-        attention_output_weight=out.weight,
-        attention_output_bias=out.bias,
-        first_weight=None if first is None else first.weight,
-        first_bias=None if first is None else first.bias,
-        hidden_weight=(
-            torch.stack([layer.weight for layer in hidden])
-            if hidden
-            else query.new_empty(0, width, width)
-        ),
-        hidden_bias=(
-            torch.stack([layer.bias for layer in hidden]) if hidden else query.new_empty(0, width)
-        ),
-        output_weight=last.weight * scale,
-        output_bias=last.bias * scale + bias,
-    )
+    query = query[:, : 2 * settings.coord_dim * settings.frequencies]
+    *inner, last = anr.mlp
+    return anr_weights(frequencies, query, out, [*(layer[0] for layer in inner), last], scale, bias)
 
 
 def _match(module: nn.Module) -> Match | str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,49 @@ from ginr_fast.decoders.frequencies import (
 from ginr_fast.ops import dispatch
 from ginr_fast.ops.anr_decode.op import anr_decode, check_activation, check_threshold
 from ginr_fast.ops.anr_decode.weights import AnrWeights
+
+
+def anr_weights(
+    frequencies: Tensor,
+    query_weight: Tensor,
+    attention_output: nn.Linear,
+    layers: Sequence[nn.Linear],
+    scale: float,
+    bias: float,
+) -> AnrWeights:
+    """The linear layers of an ANR as the operator's parameters, differentiable.
+
+    Args:
+        frequencies: ω, ``(n,)``.
+        query_weight: W_q, ``(H·dq, 2·c·n)``.
+        attention_output: the attention's output projection, d wide.
+        layers: of the MLP, at least one.
+        scale: s of the value ``s·y + t``, which becomes part of the last layer.
+        bias: t of the same.
+    """
+    *inner, last = layers
+    first, hidden = (inner[0], inner[1:]) if inner else (None, [])
+    width = attention_output.out_features
+    return AnrWeights(
+        frequencies=frequencies,
+        query_weight=query_weight,
+        attention_output_weight=attention_output.weight,
+        attention_output_bias=attention_output.bias,
+        first_weight=None if first is None else first.weight,
+        first_bias=None if first is None else first.bias,
+        hidden_weight=(
+            torch.stack([layer.weight for layer in hidden])
+            if hidden
+            else query_weight.new_empty(0, width, width)
+        ),
+        hidden_bias=(
+            torch.stack([layer.bias for layer in hidden])
+            if hidden
+            else query_weight.new_empty(0, width)
+        ),
+        output_weight=last.weight * scale,
+        output_bias=last.bias * scale + bias,
+    )
 
 
 class AnrDecoder(PreciseFrequencies):
@@ -133,28 +177,13 @@ class AnrDecoder(PreciseFrequencies):
 
     def weights(self) -> AnrWeights:
         """The operator's parameters as differentiable functions of this module's."""
-        *inner, last = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        first, hidden = (inner[0], inner[1:]) if inner else (None, [])
-        width, empty = self.hidden_dim, self.query_projection.weight
-        return AnrWeights(
-            frequencies=self.frequencies,
-            query_weight=self.query_projection.weight,
-            attention_output_weight=self.output_projection.weight,
-            attention_output_bias=self.output_projection.bias,
-            first_weight=None if first is None else first.weight,
-            first_bias=None if first is None else first.bias,
-            hidden_weight=(
-                torch.stack([layer.weight for layer in hidden])
-                if hidden
-                else empty.new_empty(0, width, width)
-            ),
-            hidden_bias=(
-                torch.stack([layer.bias for layer in hidden])
-                if hidden
-                else empty.new_empty(0, width)
-            ),
-            output_weight=last.weight * self.output_scale,
-            output_bias=last.bias * self.output_scale + self.output_bias,
+        return anr_weights(
+            self.frequencies,
+            self.query_projection.weight,
+            self.output_projection,
+            [layer for layer in self.layers if isinstance(layer, nn.Linear)],
+            self.output_scale,
+            self.output_bias,
         )
 
     def keys_and_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

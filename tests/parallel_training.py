@@ -16,11 +16,11 @@ from typing import Any
 from unittest import mock
 
 import torch
+from small_latents import TOKENS, VECTORS, latents_file
 from small_training import MNIF, QUIET, RECIPE
 from test_audio import RECIPE as AUDIO
 from test_inrct import RECIPE as INRCT
 from test_inrct_scenes import RECIPE as INRCT_SCENES
-from test_latent_diffusion import TOKENS, VECTORS, latents_file
 from test_learned_init_training import SMALL as LEARNED_INIT
 from test_views_training import RECIPES as VIEWS
 

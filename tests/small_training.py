@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,20 @@ MNIF: dict[str, MnifRecipe] = {
 QUIET = RunOptions(
     accelerator="cpu", checkpoint_every=2, evaluate_every=3, progress=False, tensorboard=False
 )
+
+
+class Stopped(Exception):
+    """Ends a training early."""
+
+
+def stop_at(last: int) -> Callable[[int, torch.Tensor], None]:
+    """What to call after each step so that training ends with :class:`Stopped` in this one."""
+
+    def stop(step: int, loss: torch.Tensor) -> None:
+        if step == last:
+            raise Stopped
+
+    return stop
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import wavfile
-from small_training import QUIET, same, weights_of
+from small_training import QUIET, Stopped, same, stop_at, weights_of
 
 import ginr_fast
 from ginr_fast.data.audio import audio_folder
@@ -28,7 +28,6 @@ from ginr_fast.training.tasks import (
     restored,
     task_for,
 )
-from ginr_fast.training.tasks.made import CACHE_VARIABLE
 from ginr_fast.training.waveforms import audio_scores, drawn, waveform_psnr
 
 MODEL = AudioIpcConfig(
@@ -201,27 +200,13 @@ def test_published_recipes_ask_for_a_folder() -> None:
 
 
 def test_a_resumed_run_ends_with_the_same_weights_and_its_export_is_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, one_thread: None, own_cache: Path
 ) -> None:
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums are split by thread
-    try:
-        data = open_data(RECIPE)
-        whole = train(RECIPE, data, tmp_path / "whole", QUIET)
-
-        class StopError(Exception):
-            pass
-
-        def stop(step: int, loss: torch.Tensor) -> None:
-            if step == 5:
-                raise StopError
-
-        with pytest.raises(StopError):
-            train(RECIPE, data, tmp_path / "stopped", QUIET, stop)
-        train(RECIPE, data, tmp_path / "stopped", QUIET)
-    finally:
-        torch.set_num_threads(threads)
+    data = open_data(RECIPE)
+    whole = train(RECIPE, data, tmp_path / "whole", QUIET)
+    with pytest.raises(Stopped):
+        train(RECIPE, data, tmp_path / "stopped", QUIET, stop_at(5))
+    train(RECIPE, data, tmp_path / "stopped", QUIET)
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped"))
 
     saved = load_saved(whole.weights)

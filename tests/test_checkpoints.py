@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,14 +25,7 @@ from ginr_fast.training.loop import train
 from ginr_fast.training.metrics import score_views
 from ginr_fast.training.recipes import as_plain
 
-
-@pytest.fixture(autouse=True)
-def _same_threads() -> Iterator[None]:
-    """Sums are split by thread: bit-identical runs need the same number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Checkpoints

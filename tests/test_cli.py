@@ -6,12 +6,12 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import failed
 from PIL import Image
 from small_training import MODEL, RECIPE
 
@@ -31,13 +31,7 @@ SMALL = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small are slower on several, far slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +48,6 @@ def image(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 33, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     return tmp_path / "image.png"
-
-
-def failed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command that must fail as a user's mistake: one line, status 2."""
-    capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("ginr-fast: error: ") and error.count("\n") == 1
-    return error
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

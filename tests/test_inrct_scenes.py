@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from small_training import QUIET, same, weights_of
+from small_training import QUIET, Stopped, same, stop_at, weights_of
 
 from ginr_fast import cli
 from ginr_fast.data import CarsConfig, make_cars
@@ -32,6 +31,8 @@ from ginr_fast.training.tasks import (
     task_for,
 )
 from ginr_fast.training.tasks.inrct_scenes import InrctScenesTask
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZE = 12
 MODEL = InrctScenesConfig(
@@ -62,15 +63,6 @@ RECIPE = InrctScenesRecipe(
     learning_rate=3e-3,
 )
 FOCAL = MODEL.focal * SIZE
-
-
-@pytest.fixture(autouse=True)
-def _same_threads() -> Iterator[None]:
-    """Sums are split by thread: bit-identical runs need the same number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -256,16 +248,8 @@ def test_a_resumed_run_ends_with_the_same_weights(scenes: DataOptions, tmp_path:
     finished = train(RECIPE, data, whole, QUIET)
     assert finished.scores.psnr > 0
     assert Image.open(whole / "images" / "step-000000003.png").width > 2 * SIZE
-
-    class Stop(Exception):
-        pass
-
-    def stop(step: int, _: torch.Tensor) -> None:
-        if step == 5:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(RECIPE, data, parts, QUIET, stop)
+    with pytest.raises(Stopped):
+        train(RECIPE, data, parts, QUIET, stop_at(5))
     again = train(RECIPE, data, parts, QUIET)
     assert same(weights_of(whole), weights_of(parts))
     # Exported is the average alone; a checkpoint has its twin, too.

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import failed, run
 from PIL import Image
+from small_generative import build, export
 from small_training import MNIF
-from test_generate import build, export, failed, run
 
 from ginr_fast.analysis.judging import Drawing, Judged, tabulated
 from ginr_fast.coords import grid

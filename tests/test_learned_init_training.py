@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from small_training import QUIET, same, weights_of
+from small_training import QUIET, Stopped, same, stop_at, weights_of
 
 from ginr_fast import cli
 from ginr_fast.data import ViewConfig
@@ -36,7 +35,8 @@ from ginr_fast.training.tasks import (
 )
 from ginr_fast.training.tasks.learned_init import LearnedInitTask
 from ginr_fast.training.tasks.learned_init_scenes import random_rays, spread
-from ginr_fast.training.tasks.made import CACHE_VARIABLE
+
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
 
 SMALL: dict[str, LearnedInitRecipe] = {
     "images": LearnedInitImagesRecipe(
@@ -83,26 +83,6 @@ SMALL: dict[str, LearnedInitRecipe] = {
         learning_rate=3e-3,
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _same_threads() -> Iterator[None]:
-    """Sums are split by thread: bit-identical runs need the same number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made data, once for this file."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CACHE_VARIABLE, str(cache))
 
 
 def task_of(chosen: LearnedInitRecipe) -> LearnedInitTask:
@@ -263,8 +243,8 @@ def test_a_resumed_run_ends_with_the_same_weights(name: str, tmp_path: Path) -> 
     chosen, whole, parts = SMALL[name], tmp_path / "whole", tmp_path / "parts"
     data = open_data(chosen)
     train(chosen, data, whole, QUIET)
-    with pytest.raises(ZeroDivisionError):
-        train(chosen, data, parts, QUIET, lambda step, loss: 1 // (step - 5))
+    with pytest.raises(Stopped):
+        train(chosen, data, parts, QUIET, stop_at(5))
     seen: list[int] = []
     train(chosen, data, parts, QUIET, lambda step, loss: seen.append(step))
     assert seen == [5, 6]

@@ -8,14 +8,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from small_training import MNIF, MNIF_MODEL, QUIET, same, weights_of
+from small_training import MNIF, MNIF_MODEL, QUIET, Stopped, same, stop_at, weights_of
 
 from ginr_fast import cli
 from ginr_fast.data import photos
@@ -40,30 +39,11 @@ from ginr_fast.training.tasks import (
     restored,
     task_for,
 )
-from ginr_fast.training.tasks.made import CACHE_VARIABLE
 from ginr_fast.training.tasks.mnif import MnifTask
 
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
+
 ADAPTATIONS = ("cavia", "auto-decoding")
-
-
-@pytest.fixture(autouse=True)
-def _same_threads() -> Iterator[None]:
-    """Sums are split by thread: bit-identical runs need the same number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made data, once for this file."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CACHE_VARIABLE, str(cache))
 
 
 def task_of(chosen: MnifRecipe) -> MnifTask:
@@ -215,8 +195,8 @@ def test_a_resumed_run_ends_with_the_same_weights(
     chosen = replace(MNIF[name], adaptation=adaptation)
     data, whole, parts = open_data(chosen), tmp_path / "whole", tmp_path / "parts"
     train(chosen, data, whole, QUIET)
-    with pytest.raises(ZeroDivisionError):
-        train(chosen, data, parts, QUIET, lambda step, loss: 1 // (step - 5))
+    with pytest.raises(Stopped):
+        train(chosen, data, parts, QUIET, stop_at(5))
     torch.rand(3)  # whatever happened to the global generator in between
     seen: list[int] = []
     train(chosen, data, parts, QUIET, lambda step, loss: seen.append(step))
@@ -312,7 +292,7 @@ def test_missing_data_is_asked_for(tmp_path: Path) -> None:
         open_data(MNIF["voxels"], DataOptions(tmp_path / "absent"))
 
 
-def test_named_data_is_used(cache: Path, tmp_path: Path) -> None:
+def test_named_data_is_used(tmp_path: Path) -> None:
     made = {name: open_data(MNIF[name]) for name in ("voxels", "scenes")}
     shapes = tmp_path / "shapes"
     shapes.mkdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from command_line import failed, run
 from PIL import Image
 from small_training import MNIF, MODEL
 
@@ -21,16 +21,9 @@ from ginr_fast.systems.mnif_adaptation import AutoDecoder, Cavia
 from ginr_fast.training.checkpoints import WEIGHTS_NAME, export_weights, write_export
 from ginr_fast.training.recipes import as_plain
 
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
+
 INSTANCES = 5
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(tmp_path_factory: pytest.TempPathFactory, monkeypatch) -> Iterator[None]:
-    monkeypatch.setenv("GINR_FAST_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def export(kind: str, folder: Path, adaptation: str) -> Path:
@@ -52,18 +45,6 @@ def export(kind: str, folder: Path, adaptation: str) -> Path:
     metadata = {"recipe": as_plain(recipe)}
     write_export(folder / WEIGHTS_NAME, recipe.system, metadata, trained.state_dict())
     return folder
-
-
-def run(*arguments: object) -> None:
-    assert cli.main([str(argument) for argument in arguments]) == 0
-
-
-def failed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("ginr-fast: error: ") and error.count("\n") == 1
-    return error
 
 
 def sizes_of(paths: list[Path]) -> set[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import failed, run
 from PIL import Image
 from small_training import MODEL
 
-from ginr_fast import cli
 from ginr_fast.analysis.instances import FitOptions
 from ginr_fast.analysis.orbits import COLOR, DEPTH
 from ginr_fast.analysis.pictures import CameraOptions
@@ -38,8 +37,9 @@ from ginr_fast.training.recipes import (
 )
 from ginr_fast.training.tasks import DataOptions
 from ginr_fast.training.tasks.learned_init_scenes import LearnedInitScenesTask
-from ginr_fast.training.tasks.made import CACHE_VARIABLE
 from ginr_fast.training.tasks.views import ViewsTask
+
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
 
 SIZE, FOCAL = 12, 131.25 / 128
 VIEW = 7  # height and width of what is drawn
@@ -90,15 +90,6 @@ VIEW_SYNTHESIS = [name for name in RECIPES if name != "learned-init-scenes"]
 RADIANCE = ["trans-inr-nerf", "ipc-nerf", "learned-init-scenes"]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(tmp_path_factory: pytest.TempPathFactory, monkeypatch) -> Iterator[None]:
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.getbasetemp() / "render-views"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def export(name: str, folder: Path) -> Path:
     """A run's folder with random weights, whose fields are not empty."""
     torch.manual_seed(1)
@@ -115,18 +106,6 @@ def export(name: str, folder: Path) -> Path:
 
 def opened(folder: Path, data: Path | None = None) -> ViewsTask | LearnedInitScenesTask:
     return open_scenes(load_saved(folder), DataOptions(data), torch.device("cpu"))
-
-
-def run(*arguments: object) -> None:
-    assert cli.main([str(argument) for argument in arguments]) == 0
-
-
-def failed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("ginr-fast: error: ") and error.count("\n") == 1
-    return error
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from small_training import MODEL, QUIET, RECIPE, same, weights_of
+from small_training import MODEL, QUIET, RECIPE, Stopped, same, stop_at, weights_of
 
 import ginr_fast
 from ginr_fast.data import HeldOutViews, photos
@@ -25,14 +24,7 @@ from ginr_fast.training.metrics import ScoreSum, score_views
 from ginr_fast.training.recipes import RECIPES, as_plain, differences, recipe
 from ginr_fast.training.tasks.images import choose_coordinates, choose_offsets, interpolated
 
-
-@pytest.fixture(autouse=True)
-def _same_threads() -> Iterator[None]:
-    """Sums are split by thread: bit-identical runs need the same number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Recipes
@@ -254,16 +246,8 @@ def test_a_resumed_run_ends_with_the_same_weights(
     chosen = replace(RECIPE, precision=precision, coordinates=coordinates, subpixel=subpixel)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(chosen, photos(), whole, QUIET)
-
-    class Stop(Exception):
-        pass
-
-    def stop(step: int, loss: torch.Tensor) -> None:
-        if step == 5:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(chosen, photos(), parts, QUIET, stop)
+    with pytest.raises(Stopped):
+        train(chosen, photos(), parts, QUIET, stop_at(5))
     torch.rand(3)  # whatever happened to the global generator in between
     seen: list[int] = []
     train(chosen, photos(), parts, QUIET, lambda step, loss: seen.append(step))
@@ -286,8 +270,8 @@ def test_what_a_model_draws_at_random_is_the_same_after_resuming(
     monkeypatch.setattr(LaGinr, "forward", noisy)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(RECIPE, photos(), whole, QUIET)
-    with pytest.raises(ZeroDivisionError):
-        train(RECIPE, photos(), parts, QUIET, lambda step, loss: 1 // (step - 3))
+    with pytest.raises(Stopped):
+        train(RECIPE, photos(), parts, QUIET, stop_at(3))
     train(RECIPE, photos(), parts, QUIET)
     assert same(weights_of(parts), weights_of(whole))
 

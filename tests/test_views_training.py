@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from small_training import QUIET, same, weights_of
+from small_training import QUIET, Stopped, same, stop_at, weights_of
 
 from ginr_fast import cli
 from ginr_fast.data import BrokenSceneError, CarsConfig, make_cars
@@ -41,8 +40,9 @@ from ginr_fast.training.tasks import (
     restored,
     task_for,
 )
-from ginr_fast.training.tasks.made import CACHE_VARIABLE
 from ginr_fast.training.tasks.views import ViewsTask
+
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
 
 ENCODER: dict[str, Any] = {
     "image_size": 12,
@@ -99,26 +99,6 @@ RECIPES: dict[str, ViewsRecipe] = {
         **TRAINING,
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _same_threads() -> Iterator[None]:
-    """Sums are split by thread: bit-identical runs need the same number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made data, once for this file."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CACHE_VARIABLE, str(cache))
 
 
 @pytest.fixture
@@ -327,16 +307,8 @@ def test_a_resumed_run_ends_with_the_same_weights(
     chosen = replace(RECIPES[name], precision=precision)
     data, whole, parts = open_data(chosen), tmp_path / "whole", tmp_path / "parts"
     finished = train(chosen, data, whole, QUIET)
-
-    class Stop(Exception):
-        pass
-
-    def stop(step: int, loss: torch.Tensor) -> None:
-        if step == 5:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(chosen, data, parts, QUIET, stop)
+    with pytest.raises(Stopped):
+        train(chosen, data, parts, QUIET, stop_at(5))
     torch.rand(3)  # whatever happened to the global generator in between
     seen: list[int] = []
     train(chosen, data, parts, QUIET, lambda step, loss: seen.append(step))

@@ -6,7 +6,6 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,14 +14,13 @@ from threading import Lock
 
 import numpy as np
 
-from ginr_fast.data.folder import files_in, held_out_split
+from ginr_fast.data.folder import check_folder, files_in, held_out_split, readable
 
 # Read by SciPy, which the training extra brings; the others need soundfile (libsndfile).
 WAV_SUFFIXES = (".wav",)
 SOUNDFILE_SUFFIXES = (".flac", ".ogg")
 SUFFIXES = (*WAV_SUFFIXES, *SOUNDFILE_SUFFIXES)
 
-_NAMED_AT_MOST = 10
 _FILTERS = Lock()  # the filters of warnings belong to the process, not to a thread
 
 
@@ -136,20 +134,10 @@ def audio_folder(root: Path | str, held_out: float = 0.1, strict: bool = False) 
             soundfile, which is not installed; the message names the files.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"data: {root} is no folder")
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out: expected a fraction between 0 and 1, got {held_out}")
+    check_folder(root, held_out)
     paths = [path for path in files_in(root) if path.suffix.lower() in SUFFIXES]
     check_readable(paths)
-    good, broken = _checked(paths)
-    if broken:
-        reasons = "; ".join(broken[:_NAMED_AT_MOST])
-        if len(broken) > _NAMED_AT_MOST:
-            reasons += f"; and {len(broken) - _NAMED_AT_MOST} more"
-        if strict:
-            raise ValueError(f"data: {len(broken)} file(s) refused: {reasons}")
-        warnings.warn(f"data: {len(broken)} file(s) skipped: {reasons}", stacklevel=2)
+    good = readable(paths, load_audio, BrokenAudioError, strict)
     train, test = held_out_split(root, good, held_out)
     if not train or not test:
         raise ValueError(
@@ -171,21 +159,6 @@ def check_readable(paths: Iterable[Path]) -> None:
             f"data: {compressed[0]} is read by soundfile, which is not installed; "
             "pip install soundfile, or convert the clips to WAV"
         )
-
-
-def _checked(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    def check(path: Path) -> str | None:
-        try:
-            load_audio(path)
-        except (BrokenAudioError, OSError) as error:
-            return str(error)
-        return None
-
-    paths = list(paths)
-    with ThreadPoolExecutor() as pool:
-        reasons = list(pool.map(check, paths))
-    good = [path for path, reason in zip(paths, reasons, strict=True) if reason is None]
-    return good, [reason for reason in reasons if reason is not None]
 
 
 def _read_wav(path: Path) -> tuple[int, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,18 +41,10 @@ def folder(
             message names the files.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"data: {root} is no folder")
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out: expected a fraction between 0 and 1, got {held_out}")
-    good, broken = _checked(files_in(root), smallest)
-    if broken:
-        reasons = "; ".join(broken[:_NAMED_AT_MOST])
-        if len(broken) > _NAMED_AT_MOST:
-            reasons += f"; and {len(broken) - _NAMED_AT_MOST} more"
-        if strict:
-            raise ValueError(f"data: {len(broken)} file(s) refused: {reasons}")
-        warnings.warn(f"data: {len(broken)} file(s) skipped: {reasons}", stacklevel=2)
+    check_folder(root, held_out)
+    good = readable(
+        files_in(root), lambda path: check_image(path, smallest), BrokenImageError, strict
+    )
     train, test = held_out_split(root, good, held_out)
     if not train or not test:
         raise ValueError(
@@ -76,19 +68,47 @@ def files_in(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def _checked(paths: Iterable[Path], smallest: int) -> tuple[list[Path], list[str]]:
-    def check(path: Path) -> str | None:
+def check_folder(root: Path, held_out: float) -> None:
+    """Refuse what is no folder, or no part of one to hold out."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"data: {root} is no folder")
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out: expected a fraction between 0 and 1, got {held_out}")
+
+
+def readable(
+    paths: Sequence[Path],
+    read: Callable[[Path], object],
+    error: type[Exception],
+    strict: bool,
+) -> list[Path]:
+    """The files that can be read; of the others a warning tells, or with ``strict`` an error.
+
+    Args:
+        paths: the files.
+        read: reads one.
+        error: what it raises, beside OSError, for a file that is broken.
+        strict: refuse such files.
+    """
+
+    def reason(path: Path) -> str | None:
         try:
-            check_image(path, smallest)
-        except (BrokenImageError, OSError) as error:
-            return str(error)
+            read(path)
+        except (error, OSError) as found:
+            return str(found)
         return None
 
-    paths = list(paths)
     with ThreadPoolExecutor() as pool:
-        reasons = list(pool.map(check, paths))
-    good = [path for path, reason in zip(paths, reasons, strict=True) if reason is None]
-    return good, [reason for reason in reasons if reason is not None]
+        reasons = list(pool.map(reason, paths))
+    broken = [why for why in reasons if why is not None]
+    if broken:
+        named = "; ".join(broken[:_NAMED_AT_MOST])
+        if len(broken) > _NAMED_AT_MOST:
+            named += f"; and {len(broken) - _NAMED_AT_MOST} more"
+        if strict:
+            raise ValueError(f"data: {len(broken)} file(s) refused: {named}")
+        warnings.warn(f"data: {len(broken)} file(s) skipped: {named}", stacklevel=3)
+    return [path for path, why in zip(paths, reasons, strict=True) if why is None]
 
 
 def held_out_split(root: Path, paths: list[Path], fraction: float) -> tuple[list[Path], list[Path]]:

@@ -13,6 +13,8 @@ from numbers import Real
 
 import torch
 
+from ginr_fast.ops.checks import check_count
+
 Focal = float | tuple[float, float]
 
 _FLOATS = (torch.float32, torch.float64)
@@ -54,8 +56,7 @@ def camera_rays(
         torch.Size([4, 32, 32, 3])
     """
     for name, size in (("height", height), ("width", width)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+        check_count(name, size)
     poses = _check_poses(poses)
     rows, columns = torch.meshgrid(
         torch.arange(height, device=poses.device),
@@ -219,7 +220,7 @@ def orbit_poses(
     Raises:
         ValueError: a count or radius that is not positive, an elevation out of range.
     """
-    _check_count(count, radius)
+    _check_cameras(count, radius)
     if not -90 <= elevation <= 90:
         raise ValueError(f"elevation: expected degrees from -90 to 90, got {elevation}")
     turn = torch.arange(count, dtype=torch.float64) / count
@@ -247,7 +248,7 @@ def spiral_poses(count: int, radius: float, turns: float | None = None) -> torch
     Raises:
         ValueError: a count or radius that is not positive.
     """
-    _check_count(count, radius)
+    _check_cameras(count, radius)
     turns = math.sqrt(math.pi * count / 8) if turns is None else turns
     along = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     elevation = torch.asin(along)
@@ -271,7 +272,7 @@ def random_poses(count: int, radius: float, seed: int | Sequence[int]) -> torch.
     """
     import numpy as np
 
-    _check_count(count, radius)
+    _check_cameras(count, radius)
     draws = torch.from_numpy(np.random.default_rng(seed).random((2, count)))
     positions = _sphere_positions(2 * math.pi * draws[0], torch.asin(2 * draws[1] - 1), radius)
     return look_at(positions).float()
@@ -321,9 +322,8 @@ def _check_poses(poses: torch.Tensor) -> torch.Tensor:
     return poses
 
 
-def _check_count(count: int, radius: float) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"count: expected a positive integer, got {count!r}")
+def _check_cameras(count: int, radius: float) -> None:
+    check_count("count", count)
     if not radius > 0:
         raise ValueError(f"radius: expected a positive number, got {radius}")
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from ginr_fast.data.order import spread
+from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.mnif import Mnif
 from ginr_fast.systems.mnif_adaptation import PointSamples
 from ginr_fast.training.checkpoints import CheckpointError, Saved, load_saved
@@ -43,9 +44,7 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         for name in ("fit_steps", "fit_views"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value}")
+            check_count(name, getattr(self, name), optional=True)
 
 
 class Instances(NamedTuple):

@@ -15,6 +15,7 @@ from ginr_fast.data.cars import FOCAL
 from ginr_fast.decoders.field import FieldDecoder
 from ginr_fast.decoders.streaming import stream
 from ginr_fast.meshes import EmptySurfaceError, extract_mesh, shaded
+from ginr_fast.ops.checks import check_count
 from ginr_fast.pictures import contact_sheet, to_frames
 from ginr_fast.rays import orbit_poses
 from ginr_fast.systems.mnif import Mnif
@@ -47,8 +48,7 @@ class CameraOptions:
     samples: int | None = None
 
     def __post_init__(self) -> None:
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"samples: expected a positive integer, got {self.samples}")
+        check_count("samples", self.samples, optional=True)
 
 
 def image_decoder(model: Mnif) -> FieldDecoder:

@@ -15,6 +15,7 @@ from ginr_fast.analysis.orbits import COLOR, Orbit, Pictures, field_pictures, or
 from ginr_fast.analysis.pictures import CameraOptions
 from ginr_fast.data.order import spread
 from ginr_fast.data.scenes import Scene
+from ginr_fast.ops.checks import check_count
 from ginr_fast.rays import orbit_poses
 from ginr_fast.systems.fitted import view_of
 from ginr_fast.systems.fitting import FittingOptions, FittingTarget
@@ -55,9 +56,7 @@ class SupportOptions:
 
     def __post_init__(self) -> None:
         for name in ("support_views", "tto"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value}")
+            check_count(name, getattr(self, name), optional=True)
 
     @property
     def fitting(self) -> FittingOptions | None:

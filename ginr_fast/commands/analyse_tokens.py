@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from ginr_fast.commands import common
+from ginr_fast.ops.checks import check_count
 from ginr_fast.training.tasks.base import DataOptions
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ class TokenArguments:
 
     def __post_init__(self) -> None:
         for name in ("count", "shown", "measured", "window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value}")
+            check_count(name, getattr(self, name), optional=True)
         if self.factor is not None and not self.factor > 0:
             raise ValueError(f"factor: expected a positive number, got {self.factor}")
 

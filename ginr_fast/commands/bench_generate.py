@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from ginr_fast.commands import common
 from ginr_fast.generation.sampling import SamplingOptions
+from ginr_fast.ops.checks import check_count
 from ginr_fast.training.recipes.base import Precision
 
 if TYPE_CHECKING:
@@ -52,9 +53,7 @@ class BenchGenerateArguments:
 
     def __post_init__(self) -> None:
         for name in ("samples", "size", "batch", "rounds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value}")
+            check_count(name, getattr(self, name), optional=True)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from ginr_fast.commands import common
+from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.image_inr import ImageConfig
 from ginr_fast.training.comparison import Entry, compare
 from ginr_fast.training.comparison_shown import draw, draw_reconstructions, table, write_csv
@@ -82,8 +83,7 @@ def entries(steps: int, seed: int, precision: Precision) -> list[Entry]:
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     given = common.parse(CompareArguments, arguments, "compare")
-    if given.steps < 1:
-        raise ValueError(f"steps: expected a positive integer, got {given.steps}")
+    check_count("steps", given.steps)
     precision: Precision = (
         common.native_precision() if given.precision == "auto" else given.precision
     )

@@ -14,6 +14,7 @@ import ginr_fast
 from ginr_fast.commands import common
 from ginr_fast.data.images import load_image, resize
 from ginr_fast.data.photos import photos
+from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.la_ginr import LaGinr
 from ginr_fast.systems.tiling import reconstruct_photograph
 from ginr_fast.training.images import enlarged, save_png, sheet, to_pixels
@@ -39,8 +40,7 @@ class DemoArguments:
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     given = common.parse(DemoArguments, arguments, "demo")
-    if given.rounds < 1:
-        raise ValueError(f"rounds: expected a positive integer, got {given.rounds}")
+    check_count("rounds", given.rounds)
     chosen = demo_recipe(given.steps)
     print(f"training la-ginr-tiny on photographs for {chosen.steps} steps ({chosen.precision})")
     result = train(chosen, photos(), given.out / "run", RunOptions())

@@ -11,6 +11,7 @@ import torch
 from tyro.conf import Positional, arg
 
 from ginr_fast.commands import common
+from ginr_fast.ops.checks import check_count
 from ginr_fast.training.tasks.base import DataOptions
 
 
@@ -45,9 +46,7 @@ class ExportLatentsArguments:
 
     def __post_init__(self) -> None:
         for name in ("instances", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value}")
+            check_count(name, getattr(self, name), optional=True)
 
 
 def main(arguments: Sequence[str]) -> None:

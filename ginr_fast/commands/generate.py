@@ -15,6 +15,7 @@ from ginr_fast.analysis.pictures import CameraOptions
 from ginr_fast.commands import common
 from ginr_fast.commands.render import MESH_VOXELS, MeshFormat
 from ginr_fast.generation.sampling import SamplingOptions
+from ginr_fast.ops.checks import check_count
 from ginr_fast.training.recipes.base import Precision
 
 if TYPE_CHECKING:
@@ -81,9 +82,7 @@ class GenerateArguments:
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch", "size", "columns", "views", "voxels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value}")
+            check_count(name, getattr(self, name), optional=True)
         if self.first < 0:
             raise ValueError(f"first: expected at least 0, got {self.first}")
         if not self.fps > 0:

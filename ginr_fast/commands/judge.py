@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 
 from ginr_fast.commands import common
 from ginr_fast.generation.sampling import SamplingOptions
+from ginr_fast.ops.checks import check_count
 from ginr_fast.training.tasks.base import DataOptions
 
 if TYPE_CHECKING:
@@ -70,9 +71,7 @@ class JudgeArguments:
 
     def __post_init__(self) -> None:
         for name in ("samples", "references", "neighbours", "views", "batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value}")
+            check_count(name, getattr(self, name), optional=True)
         if self.samples < 4:
             raise ValueError(f"samples: expected at least 4 to compare, got {self.samples}")
 

@@ -14,6 +14,7 @@ from ginr_fast.analysis.orbits import FileFormat
 from ginr_fast.analysis.pictures import CameraOptions
 from ginr_fast.analysis.view_pictures import SCENE_SYSTEMS, SupportOptions
 from ginr_fast.commands import common
+from ginr_fast.ops.checks import check_count
 from ginr_fast.training.tasks.base import DataOptions
 
 if TYPE_CHECKING:
@@ -72,9 +73,7 @@ class RenderArguments:
 
     def __post_init__(self) -> None:
         for name in ("size", "views"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value}")
+            check_count(name, getattr(self, name), optional=True)
         if not self.fps > 0:
             raise ValueError(f"fps: expected above 0, got {self.fps}")
 

@@ -30,6 +30,7 @@ from ginr_fast.data.car_models import build_car, draw_parameters
 from ginr_fast.data.making import check_settings
 from ginr_fast.data.raytrace import Light, render, render_rgba
 from ginr_fast.files import locked
+from ginr_fast.ops.checks import check_count
 from ginr_fast.rays import random_poses, spiral_poses
 
 RADIUS = 1.3
@@ -71,8 +72,7 @@ class CarsConfig:
 
     def __post_init__(self) -> None:
         for name in ("scenes", "views", "test_scenes", "test_views", "size", "supersample"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
         if self.seed < 0:
             raise ValueError(f"seed: expected an integer of at least 0, got {self.seed}")
         if self.format not in ("srn", "learnit"):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ginr_fast.data.images import ImageFiles, StoredImage
+from ginr_fast.ops.checks import check_count
 
 SHAPES = ("disc", "ring", "square", "triangle", "cross")
 
@@ -33,9 +34,7 @@ class IconsConfig:
 
     def __post_init__(self) -> None:
         for name in ("train", "held_out"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+            check_count(name, getattr(self, name))
         if not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed: expected an integer of at least 0, got {self.seed!r}")
 
@@ -56,8 +55,7 @@ def icons(config: IconsConfig, size: int) -> ImageFiles:
         >>> images.train[3].pixels.shape, images.classes[images.train[3].label]
         ((16, 16, 3), 'triangle')
     """
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size: expected a positive integer, got {size!r}")
+    check_count("size", size)
 
     def drawn(split: str, stream: int, count: int) -> tuple[StoredImage, ...]:
         found = []

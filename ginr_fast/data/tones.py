@@ -17,6 +17,7 @@ import numpy as np
 
 from ginr_fast.data.making import check_settings
 from ginr_fast.files import locked, replace_atomically
+from ginr_fast.ops.checks import check_count
 
 SETTINGS = "audio.json"
 TRAIN, TEST = "train", "test"
@@ -58,8 +59,7 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         for name in ("clips", "test_clips"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
         if self.rate < 4000:
             raise ValueError(f"rate: expected at least 4000 samples a second, got {self.rate}")
         if not 0.05 <= self.seconds < float("inf"):

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ginr_fast.coords import CoordinateGrid
-from ginr_fast.ops.checks import autocasts, check_tensor
+from ginr_fast.ops.checks import autocasts, check_count, check_tensor
 
 
 def check_sizes(sizes: Mapping[str, object]) -> None:
     """Raise a ValueError naming the first that is no positive integer."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+        check_count(name, size)
 
 
 def check_inputs(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.fields import FieldSpec
 from ginr_fast.ops import dispatch
-from ginr_fast.ops.checks import check_tensor
+from ginr_fast.ops.checks import check_count, check_tensor
 from ginr_fast.ops.field_mlp.op import field_mlp
 from ginr_fast.ops.volume_render.convention import RenderConvention, RenderedRays
 from ginr_fast.ops.volume_render.occupancy import OccupancyGrid
@@ -168,8 +168,7 @@ class FieldDecoder(nn.Module):
         """
         check_tensor("weights", weights, ("B", self.spec.parameter_count))
         for name, size in (("height", height), ("width", width), ("max_rays", max_rays)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+            check_count(name, size)
         if not isinstance(poses, Tensor):
             raise TypeError(f"poses: expected a tensor, got {type(poses).__name__}")
         if poses.ndim < 2 or poses.shape[-2:] != (4, 4):

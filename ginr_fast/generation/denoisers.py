@@ -16,7 +16,7 @@ from torch import nn
 
 from ginr_fast.encoders.noise_level import AdaptiveBlock
 from ginr_fast.generation.averaging import AveragedModel
-from ginr_fast.ops.checks import check_tensor
+from ginr_fast.ops.checks import check_count, check_tensor
 from ginr_fast.systems.initialization import lattice_embedding
 
 _LONGEST = 10000.0
@@ -178,7 +178,9 @@ class ResidualMlpDenoiser(AveragedModel):
         self, dim: int, width: int = 4096, blocks: int = 4, time_dim: int = 256, classes: int = 0
     ) -> None:
         super().__init__()
-        _check_counts({"dim": dim, "width": width, "blocks": blocks, "time_dim": time_dim})
+        sizes = {"dim": dim, "width": width, "blocks": blocks, "time_dim": time_dim}
+        for name, size in sizes.items():
+            check_count(name, size)
         self.shape: tuple[int, ...] = (dim,)
         self.classes = classes
         self.condition = Conditioning(time_dim, time_dim + time_dim % 2, classes)
@@ -239,7 +241,8 @@ class TokenDenoiser(AveragedModel):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        _check_counts({"tokens": tokens, "token_dim": token_dim})
+        check_count("tokens", tokens)
+        check_count("token_dim", token_dim)
         config = config or TokenDenoiserConfig()
         width = config.width
         self.shape: tuple[int, ...] = (tokens, token_dim)
@@ -286,10 +289,5 @@ class TokenDenoiser(AveragedModel):
 
 
 def _check_sizes(config: object, names: tuple[str, ...]) -> None:
-    _check_counts({name: getattr(config, name) for name in names})
-
-
-def _check_counts(sizes: dict[str, int]) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+    for name in names:
+        check_count(name, getattr(config, name))

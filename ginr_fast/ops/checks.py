@@ -67,3 +67,15 @@ def check_tensor(
     if device is not None and value.device != device:
         raise ValueError(f"{argument}: expected device {device}, got {value.device}")
     return value
+
+
+def check_count(name: str, value: object, optional: bool = False) -> None:
+    """Refuse what is no positive integer (or None, if ``optional``), by name.
+
+    Raises:
+        ValueError: says what came.
+    """
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")

@@ -13,7 +13,7 @@ from ginr_fast.encoders.noise_level import (
     NoiseLevelEmbedding,
     TokenDecoderBlock,
 )
-from ginr_fast.ops.checks import check_tensor
+from ginr_fast.ops.checks import check_count, check_tensor
 from ginr_fast.systems.initialization import lattice_embedding
 
 _LATTICE_SCALE = 0.7
@@ -91,8 +91,7 @@ class HyperNetwork(nn.Module):
             "token_dim": config.dim if token_dim is None else token_dim,
         }
         for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+            check_count(name, size)
         dim, heads = config.dim, (config.hyper_heads, config.hyper_head_dim)
         self.dim = dim
         self.level = NoiseLevelEmbedding(dim, floor)

@@ -14,7 +14,7 @@ from torch import nn
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.decoders.field import FieldDecoder
 from ginr_fast.fields import FieldSpec
-from ginr_fast.ops.checks import check_tensor
+from ginr_fast.ops.checks import check_count, check_tensor
 from ginr_fast.ops.mixture_average.op import mixture_average
 from ginr_fast.ops.volume_render.convention import RenderedRays
 
@@ -81,9 +81,7 @@ class MnifConfig:
                     f"got {getattr(self, name)!r}"
                 )
         for name in ("mixtures", "latent_dim", "samples"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+            check_count(name, getattr(self, name))
         if not 0 < self.initial_gain < math.inf:
             raise ValueError(f"initial_gain: expected above 0, got {self.initial_gain}")
         for name in ("initial_color", "initial_density"):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from ginr_fast.ops.checks import check_count
 from ginr_fast.profiling import phase
 from ginr_fast.training import checkpoints
 from ginr_fast.training.images import save_png
@@ -57,9 +58,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         for name in ("devices", "checkpoint_every", "evaluate_every", "log_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+            check_count(name, getattr(self, name))
         if self.workers < 0:
             raise ValueError(f"workers: expected a non-negative integer, got {self.workers}")
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ginr_fast.ops.checks import check_count
+
 Precision = Literal["32-true", "bf16-mixed"]
 Kind = TypeVar("Kind")
 
@@ -79,18 +81,6 @@ class Recipe:
         if self.schedule == "step" and step >= 0.8 * total:
             rate *= 0.1
         return rate * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else rate
-
-
-def check_count(name: str, value: int | None, optional: bool = False) -> None:
-    """Refuse what is no positive integer (or None, if ``optional``), by name.
-
-    Raises:
-        ValueError: says what came.
-    """
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
 
 
 def differences(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str = "") -> list[str]:

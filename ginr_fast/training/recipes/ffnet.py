@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.ffnet import FfnetConfig
-from ginr_fast.training.recipes.base import Recipe, check_count
+from ginr_fast.training.recipes.base import Recipe
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ginr_fast.data.views import ViewConfig
+from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.image_inr import ImageConfig, ImageInr
-from ginr_fast.training.recipes.base import Recipe, check_count
+from ginr_fast.training.recipes.base import Recipe
 
 
 @dataclass(frozen=True)

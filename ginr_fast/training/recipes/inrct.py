@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from ginr_fast.data.views import ViewConfig
 from ginr_fast.generation.consistency import ConsistencySchedule, Objective
+from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.inrct import Inrct, InrctConfig
-from ginr_fast.training.recipes.base import Recipe, check_count
+from ginr_fast.training.recipes.base import Recipe
 
 
 @dataclass(frozen=True)

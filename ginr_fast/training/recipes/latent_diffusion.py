@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from ginr_fast.generation.denoisers import ResidualMlpConfig, TokenDenoiserConfig
 from ginr_fast.generation.diffusion import DiffusionConfig
-from ginr_fast.training.recipes.base import Recipe, check_count
+from ginr_fast.ops.checks import check_count
+from ginr_fast.training.recipes.base import Recipe
 
 _IMAGES = ("la-ginr", "trans-inr", "ipc")
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ginr_fast.data.views import ViewConfig
+from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.learned_init import LearnedInitConfig
-from ginr_fast.training.recipes.base import Recipe, check_count
+from ginr_fast.training.recipes.base import Recipe
 
 
 @dataclass(frozen=True)

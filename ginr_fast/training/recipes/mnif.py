@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from ginr_fast.data.views import ViewConfig
+from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.mnif import MNIF_SIZES, MnifConfig
 from ginr_fast.systems.mnif_adaptation import CaviaConfig
-from ginr_fast.training.recipes.base import Recipe, check_count
+from ginr_fast.training.recipes.base import Recipe
 
 
 @dataclass(frozen=True)

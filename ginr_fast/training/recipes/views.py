@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
+from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.light_fields import (
     IpcLightField,
     IpcLightFieldConfig,
@@ -24,7 +25,7 @@ from ginr_fast.systems.radiance_views import (
     TransInrViewsConfig,
 )
 from ginr_fast.systems.view_synthesis import ViewInr, ViewInrConfig
-from ginr_fast.training.recipes.base import Recipe, check_count
+from ginr_fast.training.recipes.base import Recipe
 
 SceneFormat = Literal["learnit", "srn"]
 

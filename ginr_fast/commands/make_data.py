@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,7 @@ from ginr_fast.data.icon_files import make_icons
 from ginr_fast.data.icons import IconsConfig
 from ginr_fast.data.shapes import ShapesConfig, make_shapes
 from ginr_fast.data.tones import AudioConfig, make_audio
+from ginr_fast.progress import progress_bar
 
 KINDS = {
     "cars": "ray-traced cars with poses, in the format of SRN Cars or of LearnIt-ShapeNet",
@@ -137,25 +137,3 @@ def main(arguments: Sequence[str]) -> None:
             f"{made}: {audio.audio.clips} clips to train on, {audio.audio.test_clips} to test "
             f"with, {audio.audio.seconds:g} s at {audio.audio.rate} Hz"
         )
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error; what it gives is called with the number done and the number to do.
-
-    Args:
-        what: is counted.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (
-        TextColumn(what),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        Remaining(compact=True),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -145,7 +145,7 @@ def write(orbits: Iterable[Orbit], out: Path, given: RenderArguments) -> None:
     from itertools import count
 
     from ginr_fast.analysis.orbits import write_orbits
-    from ginr_fast.training.tasks.made import progress_bar
+    from ginr_fast.progress import progress_bar
 
     with progress_bar("drawing views") as progress:
         drawn, total = count(1), len(given.instances) * given.views

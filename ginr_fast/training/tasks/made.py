@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
 from ginr_fast.data.cars import CarsConfig, make_cars
 from ginr_fast.data.shapes import ShapesConfig, make_shapes
+from ginr_fast.progress import progress_bar
 from ginr_fast.training.recipes import MnifVoxelsRecipe
 
 CACHE_VARIABLE = "GINR_FAST_CACHE"
@@ -74,15 +72,3 @@ def made_shapes(recipe: MnifVoxelsRecipe) -> tuple[Path, Path]:
         with progress_bar("making shapes") as progress:
             files.append(make_shapes(out, config, progress))
     return files[0], files[1]
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is gone when the work is done; it goes beside the results, not among them."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(file=sys.stderr)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

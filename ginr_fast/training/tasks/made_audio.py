@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ginr_fast.data.tones import AudioConfig, make_audio
+from ginr_fast.progress import progress_bar
 from ginr_fast.training.recipes.audio import AudioIpcRecipe
-from ginr_fast.training.tasks.made import cache_folder, progress_bar
+from ginr_fast.training.tasks.made import cache_folder
 
 
 def made_audio(recipe: AudioIpcRecipe) -> Path:

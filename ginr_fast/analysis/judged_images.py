@@ -22,9 +22,9 @@ from ginr_fast.generation.evaluation import (
 )
 from ginr_fast.generation.features import FeatureNetwork, as_floats
 from ginr_fast.generation.sampling import Generative, SamplingOptions
+from ginr_fast.pictures import save_png
 from ginr_fast.rays import camera_rays
 from ginr_fast.systems.mnif import Mnif
-from ginr_fast.training.images import save_png
 from ginr_fast.training.metrics import score_views
 from ginr_fast.training.references import ImageReferences, image_batches
 

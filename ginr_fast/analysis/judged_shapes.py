@@ -22,7 +22,7 @@ from ginr_fast.generation.evaluation import memorisation
 from ginr_fast.generation.point_clouds import POINTS, chamfer, coverage_and_mmd, surface_points
 from ginr_fast.generation.sampling import Generative, SamplingOptions
 from ginr_fast.meshes import EmptySurfaceError, mesh_of, shaded
-from ginr_fast.training.images import save_png
+from ginr_fast.pictures import save_png
 from ginr_fast.training.tasks.mnif import parts
 from ginr_fast.training.tasks.mnif_voxels import VoxelData
 

@@ -15,9 +15,10 @@ from ginr_fast.commands import common
 from ginr_fast.data.images import load_image, resize
 from ginr_fast.data.photos import photos
 from ginr_fast.ops.checks import check_count
+from ginr_fast.pictures import save_png
 from ginr_fast.systems.la_ginr import LaGinr
 from ginr_fast.systems.tiling import reconstruct_photograph
-from ginr_fast.training.images import enlarged, save_png, sheet, to_pixels
+from ginr_fast.training.images import enlarged, sheet, to_pixels
 from ginr_fast.training.loop import RunOptions, train
 from ginr_fast.training.recipes import LaGinrRecipe, recipe
 

@@ -43,10 +43,11 @@ def main(arguments: Sequence[str]) -> None:
 
     from ginr_fast.coords import grid
     from ginr_fast.data.images import load_image, resize
+    from ginr_fast.pictures import save_png
     from ginr_fast.systems.image_rendering import output_size
     from ginr_fast.systems.tiling import reconstruct_photograph
     from ginr_fast.training.checkpoints import load_model
-    from ginr_fast.training.images import save_png, to_pixels
+    from ginr_fast.training.images import to_pixels
 
     model = load_model(given.checkpoint).to(common.best_device())
     pixels = load_image(given.image)

@@ -15,10 +15,11 @@ from ginr_fast.coords import grid
 from ginr_fast.data.views import HeldOutViews
 from ginr_fast.files import replace_atomically
 from ginr_fast.generation.sampling import SamplingOptions
+from ginr_fast.pictures import save_png
 from ginr_fast.training.checkpoints import load_model
 from ginr_fast.training.comparison import SAMPLING_STEPS, Result
 from ginr_fast.training.generative import load_generative
-from ginr_fast.training.images import comparison, save_png
+from ginr_fast.training.images import comparison
 from ginr_fast.training.recipes import ImagesRecipe, InrctRecipe
 from ginr_fast.training.tasks import DataOptions, open_data
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -53,12 +52,6 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = ()) -> I
             left += picture.shape[1] + _GAP
         top += height + _GAP
     return canvas
-
-
-def save_png(image: Image.Image, path: Path) -> None:
-    """Write a PNG; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG")
 
 
 def comparison(

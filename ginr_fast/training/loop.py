@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from ginr_fast.ops.checks import check_count
+from ginr_fast.pictures import save_png
 from ginr_fast.profiling import phase
 from ginr_fast.training import checkpoints
-from ginr_fast.training.images import save_png
 from ginr_fast.training.recipes import Recipe, as_plain
 from ginr_fast.training.reporting import Reporter
 from ginr_fast.training.tasks import task_for

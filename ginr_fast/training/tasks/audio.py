@@ -15,10 +15,10 @@ from torch import nn
 from ginr_fast.coords import grid
 from ginr_fast.data.audio import AudioFiles, audio_folder
 from ginr_fast.data.clips import HeldOutClips, TrainingClips
+from ginr_fast.pictures import save_png
 from ginr_fast.systems.audio_inr import AudioIpc
 from ginr_fast.systems.fit_instances import fit_clips
 from ginr_fast.systems.fitting import FittingOptions, FittingTarget
-from ginr_fast.training.images import save_png
 from ginr_fast.training.losses import reconstruction_loss
 from ginr_fast.training.recipes import as_plain
 from ginr_fast.training.recipes.audio import AudioIpcRecipe

@@ -17,8 +17,9 @@ from ginr_fast.coords import grid
 from ginr_fast.data.images import ImageFiles
 from ginr_fast.data.photos import HELD_OUT, photos
 from ginr_fast.data.views import HeldOutViews, ViewConfig
+from ginr_fast.pictures import save_png
 from ginr_fast.systems.ffnet import Ffnet
-from ginr_fast.training.images import comparison, save_png
+from ginr_fast.training.images import comparison
 from ginr_fast.training.losses import reconstruction_loss
 from ginr_fast.training.metrics import psnr_each, ssim_each
 from ginr_fast.training.recipes import FfnetRecipe, as_plain

@@ -19,11 +19,12 @@ from ginr_fast.data.folder import folder
 from ginr_fast.data.images import ImageFiles
 from ginr_fast.data.photos import photos
 from ginr_fast.data.views import HeldOutViews, TrainingViews, ViewConfig, training_batches
+from ginr_fast.pictures import save_png
 from ginr_fast.systems.fit_instances import fit_images
 from ginr_fast.systems.fitting import FittingOptions, FittingTarget
 from ginr_fast.systems.image_inr import ImageInr
 from ginr_fast.systems.image_rendering import output_size
-from ginr_fast.training.images import comparison, save_png
+from ginr_fast.training.images import comparison
 from ginr_fast.training.losses import reconstruction_loss
 from ginr_fast.training.metrics import ImageScores, ScoreSum, score_views
 from ginr_fast.training.recipes import ImagesRecipe, as_plain

@@ -19,9 +19,10 @@ from ginr_fast.generation.consistency import losses, per_instance
 from ginr_fast.generation.distances import frechet_distance
 from ginr_fast.generation.features import SmallFeatures
 from ginr_fast.generation.sampling import SamplingOptions, noise
+from ginr_fast.pictures import save_png
 from ginr_fast.systems.image_rendering import jitter_within
 from ginr_fast.systems.inrct import Inrct
-from ginr_fast.training.images import comparison, save_png
+from ginr_fast.training.images import comparison
 from ginr_fast.training.metrics import ImageScores, ScoreSum, score_views
 from ginr_fast.training.recipes import as_plain
 from ginr_fast.training.recipes.inrct import InrctRecipe

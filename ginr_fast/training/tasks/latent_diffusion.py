@@ -20,8 +20,9 @@ from ginr_fast.generation.distances import FeatureStatistics, frechet_distance
 from ginr_fast.generation.features import SmallFeatures
 from ginr_fast.generation.latents import Latents
 from ginr_fast.generation.sampling import SamplingOptions, noise
+from ginr_fast.pictures import save_png
 from ginr_fast.systems.latent_diffusion import GaussianLatents, LatentDiffusion, decoded
-from ginr_fast.training.images import enlarged, save_png, sheet
+from ginr_fast.training.images import enlarged, sheet
 from ginr_fast.training.losses import psnr_of
 from ginr_fast.training.recipes import LatentDiffusionRecipe, as_plain, from_plain
 from ginr_fast.training.recipes.latent_diffusion import MnifDiffusionRecipe, TokenDiffusionRecipe

@@ -12,8 +12,9 @@ from PIL import Image
 from ginr_fast.coords import grid
 from ginr_fast.data.images import ImageFiles
 from ginr_fast.data.views import HeldOutViews, TrainingViews, training_batches
+from ginr_fast.pictures import save_png
 from ginr_fast.systems.samples import PointSamples, Samples
-from ginr_fast.training.images import comparison, save_png
+from ginr_fast.training.images import comparison
 from ginr_fast.training.metrics import FieldSum
 from ginr_fast.training.recipes import LearnedInitImagesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table

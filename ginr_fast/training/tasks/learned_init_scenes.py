@@ -12,9 +12,10 @@ from ginr_fast.data.order import spread
 from ginr_fast.data.ray_batches import RayBatch, ray_batch
 from ginr_fast.data.scenes import mean_view
 from ginr_fast.data.srn import Scene
+from ginr_fast.pictures import save_png
 from ginr_fast.rays import camera_rays, pixel_rays
 from ginr_fast.systems.samples import RaySamples, Samples
-from ginr_fast.training.images import comparison, save_png
+from ginr_fast.training.images import comparison
 from ginr_fast.training.metrics import FieldSum
 from ginr_fast.training.recipes import LearnedInitScenesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table, step_loader

@@ -12,10 +12,11 @@ from ginr_fast.coords import grid
 from ginr_fast.data.images import ImageFiles
 from ginr_fast.data.order import instance_order
 from ginr_fast.data.views import HeldOutViews, TrainingViews
+from ginr_fast.pictures import save_png
 from ginr_fast.systems.fitted import Fitted, Part
 from ginr_fast.systems.fitting import FittingOptions
 from ginr_fast.systems.mnif_adaptation import AutoDecoder, PointSamples
-from ginr_fast.training.images import comparison, save_png
+from ginr_fast.training.images import comparison
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import MnifImagesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table

@@ -13,10 +13,11 @@ from ginr_fast.data.order import spread
 from ginr_fast.data.ray_batches import ray_batch
 from ginr_fast.data.scenes import mean_view
 from ginr_fast.data.srn import Scene, SrnScenes
+from ginr_fast.pictures import save_png
 from ginr_fast.rays import camera_rays, pixel_rays
 from ginr_fast.systems.fitted import Fitted, Part
 from ginr_fast.systems.mnif_adaptation import AutoDecoder, RaySamples
-from ginr_fast.training.images import comparison, save_png
+from ginr_fast.training.images import comparison
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import MnifScenesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table

@@ -11,10 +11,11 @@ from PIL import Image
 
 from ginr_fast.coords import grid
 from ginr_fast.data.voxel_points import PointBatch, VoxelPoints
+from ginr_fast.pictures import save_png
 from ginr_fast.systems.fitted import Fitted, Part
 from ginr_fast.systems.fitting import FittingOptions
 from ginr_fast.systems.mnif_adaptation import AutoDecoder, PointSamples
-from ginr_fast.training.images import comparison, save_png
+from ginr_fast.training.images import comparison
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import MnifVoxelsRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table

@@ -16,11 +16,12 @@ from ginr_fast.data.learnit import LearnItScenes
 from ginr_fast.data.order import spread
 from ginr_fast.data.scenes import Scene, Scenes, mean_view
 from ginr_fast.data.srn import SrnScenes
+from ginr_fast.pictures import save_png
 from ginr_fast.systems.fit_instances import fit_views
 from ginr_fast.systems.fitted import Fitted, Part
 from ginr_fast.systems.fitting import FittingOptions, FittingTarget
 from ginr_fast.systems.view_synthesis import ViewInr
-from ginr_fast.training.images import comparison, save_png
+from ginr_fast.training.images import comparison
 from ginr_fast.training.losses import reconstruction_loss
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import ViewsRecipe, as_plain

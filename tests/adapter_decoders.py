@@ -111,6 +111,7 @@ class LinearMixtureINR(nn.Module):
             mixture = context_params.view(batch, self.k_mixtures, -1)
         x = self.get_input_embedding(inputs, mixture)
         out = self.model(x, params=self.get_combined_weight(mixture))
+        out = self.last_layer(out) if self.use_last_layer else out
         return {"model_in": inputs, "model_out": out, "l1_mean": mixture.abs().mean()}
 
 
@@ -323,6 +324,37 @@ class LAINRDecoder(nn.Module):
             h = band if h is None else F.relu(self.hv_lins[level - 1](band + h))
             outputs.append(self.out_lins[level](h))
         return torch.stack(outputs).sum(0).view(*shape[:-1], -1)
+
+
+# --- what changes a linear layer ---
+
+
+class LowRankLinear(nn.Linear):
+    """A linear layer and a product of low rank, as a subclass (loralib)."""
+
+    def __init__(self, base: nn.Linear):
+        super().__init__(base.in_features, base.out_features, base.bias is not None)
+        self.load_state_dict(base.state_dict())
+        self.down = nn.Parameter(torch.randn(2, base.in_features))
+        self.up = nn.Parameter(torch.randn(base.out_features, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x @ self.down.T @ self.up.T
+
+
+class WrappedLinear(nn.Module):
+    """The same around a layer whose attributes it has (peft)."""
+
+    def __init__(self, base: nn.Linear):
+        super().__init__()
+        self.base, self.added = base, LowRankLinear(base)
+        self.in_features, self.out_features = base.in_features, base.out_features
+
+    weight = property(lambda self: self.base.weight)
+    bias = property(lambda self: self.base.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.added(x)
 
 
 # --- comparing a module with its accelerated self ---

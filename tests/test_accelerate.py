@@ -347,6 +347,23 @@ def test_what_the_fast_form_does_not_serve_runs_the_modules_own_code():
     assert not ginr_fast.explain(mlp.call, mlp.module, **mlp.inputs).plans
 
 
+class Leaky(nn.ReLU):
+    def forward(self, x):
+        return torch.maximum(x, 0.3 * x)
+
+
+def test_an_activation_changed_afterwards_runs_the_modules_own_code():
+    for name, place in (("mlp", "relu"), ("ipc", "activation")):
+        case = CASES[name]()
+        inputs = {name: value.float() for name, value in case.inputs.items()}
+        ginr_fast.accelerate(case.module)
+        setattr(case.module, place, Leaky())
+        got = case.call(case.module, **inputs)
+        ginr_fast.restore(case.module)
+        assert torch.equal(got, case.call(case.module, **inputs))
+        assert "activation is Leaky" in ginr_fast.accelerate(case.module).left[0].why
+
+
 @pytest.mark.parametrize(
     "case", [CASES["mlp without encoding"](), hyponet(None, alone=(1,))], ids=["mlp", "ipc"]
 )
@@ -465,6 +482,9 @@ def test_an_adapter_of_ones_own_and_bad_arguments():
     module = Twice()
     report = ginr_fast.accelerate(module, adapters=[own])
     assert report.replaced == [("", "Twice", "a product")]
+    asked = []
+    again = ginr_fast.accelerate(module, adapters=[Adapter("mine", ("Twice",), asked.append)])
+    assert again.replaced == report.replaced and not asked  # it was recognised already
     failing = Adapter("mine", ("Twice",), lambda module: module.nothing)
     why = ginr_fast.accelerate(Twice(), adapters=[failing]).left[0].why
     assert why.startswith("it is not as mine's class of that name: AttributeError")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
-from adapter_decoders import ANR, apart, derivatives
+from adapter_decoders import ANR, LowRankLinear, Mish, WrappedLinear, apart, derivatives
 from torch import nn
 
 from ginr_fast.adapters import accelerate, restore
@@ -101,6 +102,49 @@ def test_what_the_fast_form_does_not_serve_runs_the_own_code(monkeypatch):
         model.set_params({"dtoken": params})
         with pytest.raises(ZeroDivisionError):
             model(given)
+
+
+def patched(layer):
+    layer.forward = lambda x: -nn.Linear.forward(layer, x)
+    return layer
+
+
+CHANGES = {
+    "activation": lambda model: setattr(model.mlp[0], "1", Mish()),
+    "bandwidth": lambda model: setattr(model, "pe_sigma", 4),
+    "a subclass": lambda model: setattr(model.attn, "to_q", LowRankLinear(model.attn.to_q)),
+    "wrapped": lambda model: setattr(model.mlp[0], "0", WrappedLinear(model.mlp[0][0])),
+    "output, a subclass": lambda m: setattr(m.attn, "to_out", LowRankLinear(m.attn.to_out)),
+    "patched": lambda model: patched(model.mlp[0][0]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_changed_runs_the_own_code(change):
+    """Before it, so that it is left alone, and afterwards."""
+    model = make()
+    coords, tokens = inputs_of(model, 5)
+    model.set_params({"dtoken": tokens})
+    before = model(coords)
+    accelerate(model)
+    CHANGES[change](model)
+    got = model(coords)
+    restore(model)
+    want = model(coords)
+    assert torch.equal(got, want) and apart([want], [before])[0] > 1e-3
+    if change not in ("activation", "bandwidth"):
+        assert "linear" in accelerate(model).left[0].why
+
+
+def test_quantised_afterwards():
+    model = make().eval()
+    coords, tokens = inputs_of(model, 5)
+    model.set_params({"dtoken": tokens})
+    accelerate(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        eight_bits = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    assert apart([eight_bits(coords)], [model(coords)])[0] < 0.1
 
 
 def test_no_parameters_is_the_own_error():

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from adapter_decoders import (
     LAINRDecoder,
+    LowRankLinear,
     MultiheadAttention,
     SeparateAttention,
+    WrappedLinear,
     apart,
     derivatives,
 )
@@ -204,6 +206,38 @@ def test_what_the_fast_form_does_not_serve_runs_the_own_code(monkeypatch):
     for given in ((coords.float(), tokens), (coords, tokens[:1]), (coords[..., :1], tokens)):
         with pytest.raises(ZeroDivisionError):
             model(*given)
+
+
+@pytest.mark.parametrize("kind", [LowRankLinear, WrappedLinear])
+@pytest.mark.parametrize("name", ["query_lin", "hv_lins.0", "modulation_ca.to_q"])
+def test_what_was_changed_runs_the_own_code(name, kind):
+    model = make(dtype=torch.float32)
+    given = inputs_of(model, 9)
+    before = model(*given)
+    accelerate(model)
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, kind(model.get_submodule(name)))
+    got = model(*given)
+    restore(model)
+    want = model(*given)
+    assert torch.equal(got, want) and apart([want], [before])[0] > 1e-3
+    assert accelerate(model).left
+
+
+def test_options_of_the_attention_changed_afterwards():
+    model = make(dtype=torch.float32)
+    given = inputs_of(model, 9)
+    accelerate(model)
+    model.modulation_ca.heads = 3
+    got = model(*given)
+    restore(model)
+    assert torch.equal(got, model(*given))
+    model = make(attention=MultiheadAttention, dtype=torch.float32)
+    accelerate(model)
+    model.modulation_ca.dropout = 0.5
+    assert not torch.equal(model(*given), model(*given))
+    model.eval()
+    assert torch.equal(model(*given), model(*given))
 
 
 def test_it_stays_the_module_it_is():

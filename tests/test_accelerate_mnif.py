@@ -119,6 +119,35 @@ def test_what_the_fast_form_does_not_serve_runs_the_own_code(monkeypatch):
         model({}, context_of(model))
 
 
+def set_w0(model):
+    for layer in model.model.net:
+        layer[1].w0 = 5.0
+
+
+def add_last_layer(model):
+    model.use_last_layer, model.last_layer = True, nn.Linear(3, 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_w0,
+        lambda model: setattr(model.model.net[-1], "1", nn.Identity()),
+        add_last_layer,
+    ],
+)
+def test_an_option_changed_afterwards_runs_the_own_code(change):
+    model = make()
+    inputs, context = {"coords": coords_of(model, 2, 7)}, context_of(model)
+    before = model(inputs, context)["model_out"]
+    accelerate(model)
+    change(model)
+    got = model(inputs, context)["model_out"]
+    restore(model)
+    want = model(inputs, context)["model_out"]
+    assert torch.equal(got, want) and not torch.equal(got, before)
+
+
 def test_cavia_runs_through_it():
     """Two second-order steps of the context, then the gradient of all parameters."""
     model = make(w0=5.0)
@@ -226,7 +255,7 @@ def test_what_is_left_alone_and_why(monkeypatch):
     model.mixture_type = "per-pixel"
     assert "'per-pixel'" in left(model)
     model = make()
-    model.model_param.net[1][1] = nn.ReLU()
+    model.model.net[1][1] = nn.ReLU()
     assert "sine with one w0" in left(model)
     model = make()
     model.model_param.net[1][0].weight = nn.Parameter(torch.zeros(6, 16, 17))

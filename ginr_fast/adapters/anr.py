@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ginr_fast.adapters.cross_attention import by_head, linear_of
+from ginr_fast.adapters.cross_attention import by_head, is_linear, linear_of
 from ginr_fast.adapters.frame import Adapter, Match
 from ginr_fast.adapters.probes import Probe, drawn
 from ginr_fast.decoders.anr import anr_weights
@@ -75,7 +75,7 @@ def settings_of(module: nn.Module) -> AnrSettings | str:
 
 
 def _is_linear(layer: object, bias: bool) -> bool:
-    return isinstance(layer, nn.Linear) and (layer.bias is not None) == bias
+    return is_linear(layer) and (layer.bias is not None) == bias
 
 
 def _activation_of(layer: nn.Module) -> str | None:
@@ -123,22 +123,40 @@ def evaluate(module: nn.Module, settings: AnrSettings, x: Tensor, **ignored: Any
     )
 
 
+def frequencies(bandwidth: float, count: int, device: torch.device | None = None) -> Tensor:
+    """ω of an ``ANR``'s encoding, ``(count,)``, as published number by number: at σ = 1024 a
+    rounding of ω shows in the phase.
+
+    Args:
+        bandwidth: σ, the highest; the lowest is 1.
+        count: n.
+        device: of the result.
+    """
+    return torch.linspace(0, math.log(bandwidth), count, device=device).exp()
+
+
+def output_map(scale: float, bias: float, rescale: bool) -> tuple[float, float]:
+    """What the output of an ``ANR`` is multiplied by, and what is then added.
+
+    Args:
+        scale: its ``out_scale``.
+        bias: its ``out_bias``.
+        rescale: whether the result goes from [0, 1] to [-1, 1].
+    """
+    return (2 * scale, 2 * bias - 1) if rescale else (scale, bias)
+
+
 def weights_of(module: nn.Module, settings: AnrSettings) -> AnrWeights:
     """The parameters of an ``ANR`` as those of :func:`ginr_fast.anr_decode`, differentiable; the
     scale and bias of its output, and its rescaling to [-1, 1], are in the last layer."""
     anr: Any = module
     out, query = linear_of(anr.attn.to_out), anr.attn.to_q.weight
     assert out is not None
-    scale, bias = anr.out_scale, anr.out_bias
-    if anr.rescale:
-        scale, bias = 2 * scale, 2 * bias - 1
-    # As published, number by number: at σ = 1024 a rounding of ω shows in the phase.
-    frequencies = torch.linspace(
-        0, math.log(settings.bandwidth), settings.frequencies, device=query.device
-    ).exp()
+    scale, bias = output_map(anr.out_scale, anr.out_bias, anr.rescale)
+    omega = frequencies(settings.bandwidth, settings.frequencies, query.device)
     query = query[:, : 2 * settings.coord_dim * settings.frequencies]
     *inner, last = anr.mlp
-    return anr_weights(frequencies, query, out, [*(layer[0] for layer in inner), last], scale, bias)
+    return anr_weights(omega, query, out, [*(layer[0] for layer in inner), last], scale, bias)
 
 
 def _match(module: nn.Module) -> Match | str:
@@ -147,6 +165,9 @@ def _match(module: nn.Module) -> Match | str:
         return settings
 
     def forward(module: nn.Module, original: Any, *args: Any, **kwargs: Any) -> Tensor:
+        # An option or a layer may have been changed since.
+        if settings_of(module) != settings:
+            return original(*args, **kwargs)
         values = evaluate(module, settings, *args, **kwargs)
         return original(*args, **kwargs) if values is None else values
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +52,10 @@ def scale_of(attention: nn.Module, head_dim: int) -> float:
 def projections_of(attention: nn.Module) -> Projections | None:
     """The linear maps, or None for a layout that is not known.
 
-    Known are ``torch.nn.MultiheadAttention``; and ``to_q`` or ``q_proj`` with ``to_k`` and ``to_v``
-    (``k_proj``, ``v_proj``), or with one ``to_kv`` (``kv_proj``) that gives the keys and then the
-    values; and ``to_out`` (``out_proj``), or none, alone or before a dropout of 0.
+    Known are ``torch.nn.MultiheadAttention``, in training if its dropout is 0; and ``to_q`` or
+    ``q_proj`` with ``to_k`` and ``to_v`` (``k_proj``, ``v_proj``), or with one ``to_kv``
+    (``kv_proj``) that gives the keys and then the values; and ``to_out`` (``out_proj``), or none,
+    alone or before a dropout of 0.
     """
     if isinstance(attention, nn.MultiheadAttention):
         return _of_multihead(attention)
@@ -73,6 +74,8 @@ def projections_of(attention: nn.Module) -> Projections | None:
 
 def _of_multihead(attention: nn.MultiheadAttention) -> Projections | None:
     if attention.bias_k is not None or attention.add_zero_attn:
+        return None
+    if attention.dropout and attention.training:
         return None
     out: Any = attention.out_proj
     biases: Any = [None] * 3
@@ -104,12 +107,23 @@ def _linear(module: nn.Module, names: tuple[str, ...]) -> Affine | None:
     return None if layer is None else Affine(layer.weight, layer.bias)
 
 
+def own_forward(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a call of a module is that of a class of PyTorch: some subclasses (LoRA's linear
+    layers) and patched instances compute something else from the same parameters."""
+    return type(module).forward is kind.forward and "forward" not in vars(module)
+
+
+def is_linear(layer: object) -> TypeGuard[nn.Linear]:
+    """Whether it computes what ``torch.nn.Linear`` does, by its call too."""
+    return isinstance(layer, nn.Linear) and own_forward(layer, nn.Linear)
+
+
 def linear_of(layer: object) -> nn.Linear | None:
     """A linear layer, alone or before nothing but dropouts of 0; None for anything else."""
     if isinstance(layer, nn.Sequential) and len(layer) > 0:
         idle = all(isinstance(part, nn.Dropout) and part.p == 0 for part in list(layer)[1:])
         layer = layer[0] if idle else None
-    return layer if isinstance(layer, nn.Linear) else None
+    return layer if is_linear(layer) else None
 
 
 def by_head(projected: Tensor, heads: int) -> Tensor:

@@ -174,7 +174,9 @@ def accelerate(
     report = Report()
     for path, module in list(model.named_modules()):
         name, done = type(module).__name__, isinstance(module, Accelerated)
-        match = _recognised(as_class(module, type(module).own_class) if done else module, asked)
+        match = None
+        if verify or not done:  # what is done already is recognised for its probes alone
+            match = _recognised(as_class(module, type(module).own_class) if done else module, asked)
         if done:
             own, fast = type(module).own_class, type(module)
         elif isinstance(match, Match):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ginr_fast.adapters.cross_attention import own_forward
 from ginr_fast.adapters.frame import Adapter, FastMethod, Match
 from ginr_fast.adapters.packing import at_points, packed_rows, serves
 from ginr_fast.adapters.probes import Probe, drawn
@@ -157,7 +158,7 @@ def hyponet_of(module: Any) -> HypoNetField | str:
 
 def _activation_of(activation: nn.Module) -> tuple[Activation, float] | None:
     """Its name and the frequency factor of a sine."""
-    if isinstance(activation, nn.ReLU):
+    if isinstance(activation, nn.ReLU) and own_forward(activation, nn.ReLU):
         return "relu", 1.0
     w0 = getattr(activation, "w0", None)
     if type(activation).__name__ == "Sine" and isinstance(w0, (int, float)):

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ginr_fast.adapters.cross_attention import own_forward
 from ginr_fast.adapters.frame import FastMethod, Match
 from ginr_fast.adapters.packing import at_points, packed_rows, serves
 from ginr_fast.adapters.probes import Probe, drawn
@@ -47,7 +48,7 @@ class HypoField:
         nothing set."""
         if any(getattr(module, name) != value for name, value in self.options):
             return None
-        if not isinstance(module.relu, nn.ReLU):
+        if not _is_relu(module.relu):
             return None
         parameters = module.params
         if parameters is None or not all(name in parameters for name in self.names):
@@ -74,7 +75,7 @@ def field_of(module: Any) -> HypoField | str:
     ]
     if missing:
         return f"it has no {', '.join(missing)}"
-    if not isinstance(module.relu, nn.ReLU):
+    if not _is_relu(module.relu):
         return f"its activation is {type(module.relu).__name__}, not ReLU"
     options = {name: getattr(module, name) for name in _OPTIONS[layout]}
     shapes = {name: tuple(shape) for name, shape in dict(module.param_shapes).items()}
@@ -131,6 +132,10 @@ def match_field(module: Any) -> Match | str:
         (_field_probe(known),),
         known,
     )
+
+
+def _is_relu(activation: object) -> bool:
+    return isinstance(activation, nn.ReLU) and own_forward(activation, nn.ReLU)
 
 
 def _is_number(value: object) -> bool:

@@ -68,6 +68,8 @@ def _match(module: nn.Module, layout: LocalityLayout) -> Match | str | None:
 
     def forward(module: nn.Module, original: Any, *args: Any, **kwargs: Any) -> Tensor:
         given = dict(zip(names, args, strict=False)) | kwargs
+        if not _as_recognised(module, layout, variant):
+            return original(*args, **kwargs)
         if len(args) + len(kwargs) == 2 and all(name in given for name in names):
             values = evaluate(module, layout, variant, *(given[name] for name in names))
             if values is not None:
@@ -109,6 +111,12 @@ def _parts(module: nn.Module, layout: LocalityLayout) -> tuple[Tensor, Tensor] |
     if query.requires_grad or bands.requires_grad:
         return "its frequencies are learned"
     return query, bands
+
+
+def _as_recognised(module: nn.Module, layout: LocalityLayout, variant: Variant) -> bool:
+    """Whether a decoder still has parts like those that it was recognised with."""
+    heads = heads_of(attribute(module, layout.attention))
+    return heads == variant.heads and isinstance(_parts(module, layout), tuple)
 
 
 def _sample(module: nn.Module, layout: LocalityLayout, coord_dim: int, like: Tensor) -> tuple:

@@ -7,6 +7,7 @@ CAVIA's inner loop needs. Its renderer, a function, is in ``mnif_rendering``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +33,21 @@ class MixtureSettings:
         spec: the field that its networks share.
         mixtures: K, the number of networks.
         shared: whether all layers have the same coefficients.
+        sines: w0 of each layer's sine; None for a layer without activation.
     """
 
     spec: FieldSpec
     mixtures: int
     shared: bool
+    sines: tuple[float | None, ...]
+
+    def hold(self, module: nn.Module) -> bool:
+        """Whether the module's options are still those it was recognised with."""
+        return (
+            getattr(module, "mixture_type", None) in (_SHARED if self.shared else _LAYERWISE)
+            and not getattr(module, "use_last_layer", False)
+            and _sines(module) == self.sines
+        )
 
 
 def settings_of(module: nn.Module) -> MixtureSettings | str:
@@ -48,23 +59,23 @@ def settings_of(module: nn.Module) -> MixtureSettings | str:
         return "it has a last layer of its own"
     if getattr(module, "use_latent_embedding", False) and not _projects(module):
         return "its latent_to_mixture has no linear map"
-    net = getattr(getattr(module, "model_param", None), "net", None)
-    if not isinstance(net, nn.Sequential) or len(net) < 2:
-        return "its model_param.net is not a sequence of layers"
-    shapes: list[tuple[int, ...]] = []
-    factors: list[float | None] = []
-    for layer in net:
-        if not isinstance(layer, nn.Sequential) or not 1 <= len(layer) <= 2:
+    for name in ("model", "model_param"):
+        net = getattr(getattr(module, name, None), "net", None)
+        if not isinstance(net, nn.Sequential) or len(net) < 2:
+            return f"its {name}.net is not a sequence of layers"
+        if not all(isinstance(layer, nn.Sequential) and 1 <= len(layer) <= 2 for layer in net):
             return "its layers are not (linear, sine)"
+    shapes: list[tuple[int, ...]] = []
+    for layer in _net(module):
         weight, bias = (getattr(layer[0], name, None) for name in ("weight", "bias"))
         if not isinstance(weight, Tensor) or not isinstance(bias, Tensor) or weight.ndim != 3:
             return "its layers do not hold all networks, (K, out, in) and (K, out)"
         shapes.append(tuple(weight.shape))
-        factors.append(_factor(layer[1]) if len(layer) == 2 else None)
-    *inner, last = factors
-    if inner[0] is None or any(factor != inner[0] for factor in inner):
+    sines = _sines(module)
+    *inner, last = sines
+    if inner[0] is None or any(w0 != inner[0] for w0 in inner):
         return "its hidden layers do not all end in a sine with one w0"
-    if last not in (None, inner[0]) or (last is None and len(list(net[-1].children())) == 2):
+    if last not in (None, inner[0]):
         return "its last layer ends in something else than a sine or nothing"
     out_activation: Activation = "none" if last is None else "sine"
     mixtures, width, coord_dim = shapes[0]
@@ -82,7 +93,7 @@ def settings_of(module: nn.Module) -> MixtureSettings | str:
         return f"its sizes: {problem}"
     if shapes != [(mixtures, *shape) for shape in spec.layer_shapes]:
         return f"its layers have the shapes {shapes}"
-    return MixtureSettings(spec, mixtures, mode in _SHARED)
+    return MixtureSettings(spec, mixtures, mode in _SHARED, sines)
 
 
 def _projects(module: nn.Module) -> bool:
@@ -92,11 +103,16 @@ def _projects(module: nn.Module) -> bool:
     )
 
 
-def _factor(activation: nn.Module) -> float | None:
-    """w0 of a sine; None for anything else."""
+def _sines(module: Any) -> tuple[float | None, ...]:
+    """w0 of each layer's sine, None for no activation, NaN for another one, in ``model``: it takes
+    the averaged weights, ``model_param`` only holds those of all networks."""
+    return tuple(_factor(layer[1]) if len(layer) == 2 else None for layer in module.model.net)
+
+
+def _factor(activation: nn.Module) -> float:
     w0 = getattr(activation, "w0", None)
     if type(activation).__name__ != "Sine" or not isinstance(w0, (int, float)):
-        return None
+        return math.nan
     return float(w0)
 
 
@@ -184,7 +200,7 @@ def _match(module: nn.Module) -> Match | str:
         return settings
 
     def forward(module: nn.Module, original: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        result = evaluate(module, settings, *args, **kwargs)
+        result = evaluate(module, settings, *args, **kwargs) if settings.hold(module) else None
         return original(*args, **kwargs) if result is None else result
 
     spec, mixtures = settings.spec, settings.mixtures

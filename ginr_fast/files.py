@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, then put it in ``path``'s place for good.
 
     Whoever reads ``path`` meanwhile, or after a crash, finds the old content or the new one.
@@ -32,6 +32,17 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.fsync(folder)  # the rename itself
     finally:
         os.close(folder)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put a text, as UTF-8, in the place of a file by :func:`replace_atomically`.
+
+    Args:
+        path: the file; its folder is made if need be.
+        text: what it shall hold.
+    """
+    content = text.encode()
+    replace_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 @contextmanager

@@ -87,9 +87,9 @@ def save_gif(frames: Frames, path: Path | str, fps: float = 20.0, loop: bool = T
         The path.
 
     Raises:
-        ValueError: fps is not positive.
+        ValueError: fps is below 0.01 or not finite.
     """
-    _check_fps(fps)
+    check_fps(fps)
     path, pixels = Path(path), to_frames(frames)
     colors = pixels.reshape(-1, 3)
     sample = colors[:: max(1, len(colors) // _PALETTE_PIXELS)]
@@ -128,10 +128,10 @@ def save_mp4(frames: Frames, path: Path | str, fps: float = 30.0, quality: int =
         The path.
 
     Raises:
-        ValueError: fps is not positive, quality is out of range, or imageio-ffmpeg is missing.
+        ValueError: fps is below 0.01, quality is out of range, or imageio-ffmpeg is missing.
         OSError: the encoder failed.
     """
-    _check_fps(fps)
+    check_fps(fps)
     if not 0 <= quality <= 51:
         raise ValueError(f"quality: expected 0 to 51, got {quality}")
     try:
@@ -192,6 +192,14 @@ def contact_sheet(images: Frames, columns: int | None = None, gap: int = 2) -> I
     return Image.fromarray(canvas)
 
 
-def _check_fps(fps: float) -> None:
-    if not (fps > 0 and math.isfinite(fps)):
-        raise ValueError(f"fps: expected a positive number, got {fps}")
+def check_fps(fps: float) -> None:
+    """Refuse frames a second that a file cannot hold.
+
+    Args:
+        fps: frames a second.
+
+    Raises:
+        ValueError: less than one frame in 100 s, or not finite.
+    """
+    if not 0.01 <= fps < math.inf:  # a GIF counts hundredths of a second in 16 bits
+        raise ValueError(f"fps: expected at least 0.01 and finite, got {fps}")

@@ -192,6 +192,17 @@ def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "corners" in failed(
         capsys, "interpolate", inrct, "--generated", "--corners", 0, 1, 2, -1
     )
+    for command, option in (
+        (("generate", inrct), ("--fps", 1e-9)),
+        (("generate", inrct), ("--fps", "inf")),
+        (("interpolate", inrct), ("--sampling.seed", 1)),
+        (("interpolate", inrct, "--generated"), ("--fit-steps", 3)),
+        (("interpolate", inrct, "--generated"), ("--data", tmp_path)),
+    ):
+        with pytest.raises(SystemExit):
+            run(*command, *option)
+        name = option[0].removeprefix("--").rpartition(".")[2].replace("-", "_")
+        assert f"{name}: " in capsys.readouterr().err
     assert "does not exist" in failed(capsys, "generate", tmp_path / "nothing")
     other = tmp_path / "other.safetensors"
     export_weights(LaGinr(MODEL), other)

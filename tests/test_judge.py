@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from small_generative import build, export
 from small_training import MNIF
 
+from ginr_fast.analysis import judged_images
 from ginr_fast.analysis.judging import Drawing, Judged, tabulated
 from ginr_fast.coords import grid
 from ginr_fast.data.icons import SHAPES, draw_icon
@@ -105,7 +107,9 @@ def test_latents_of_images_and_their_gaussian(
     assert "latents: expected shape (8,)" in error
 
 
-def test_shapes_and_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shapes_and_scenes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GINR_FAST_CACHE", str(tmp_path / "cache"))
     few = ("--samples", 4, "--batch", 2, "--references", 3)
     folder = export("mnif-voxels", tmp_path / "voxels")
@@ -123,11 +127,18 @@ def test_shapes_and_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     name = "Frechet (small-1)"
     assert samples["scores"][name] > 3 * training["scores"][name]
     assert samples["evaluations"] == 4
+    monkeypatch.setattr(judged_images, "Drawing", None)
+    error = failed(capsys, "judge", folder, *few, "--views", 1)
+    assert "views: expected at least 4 views of held-out scenes" in error
 
 
 def test_mistakes_are_named(
-    tmp_path: Path, icons: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    icons: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(judged_images, "Drawing", None)  # before anything is drawn
     inrct = export("inrct", tmp_path / "run")
     base = ("judge", inrct, *SMALL, "--data", icons)
     assert "label" in failed(capsys, *base, "--label", 1)
@@ -135,8 +146,15 @@ def test_mistakes_are_named(
     assert "features: no file" in failed(capsys, *base, "--features", tmp_path / "none.pt")
     assert "latents: inrct has no latents" in failed(capsys, *base, "--latents", tmp_path / "l")
     assert "data: this recipe trains on a folder" in failed(capsys, "judge", inrct, *SMALL)
+    error = failed(capsys, *base, "--references", 3)
+    assert "references: expected at least 4 training images to compare with, got 3" in error
     with pytest.raises(SystemExit):
         run(*base, "--samples", 3)
+    few = shutil.copytree(icons, tmp_path / "few")
+    for surplus in sorted((few / "val").iterdir())[3:]:
+        surplus.unlink()
+    error = failed(capsys, "judge", inrct, *SMALL, "--data", few)
+    assert "data: expected at least 4 held-out images to compare with, got 3" in error
 
 
 # What is behind it

@@ -255,11 +255,13 @@ def test_shapes_and_scenes_are_exported(
         assert len(found) == 6
 
 
-def test_crops_are_counted(tmp_path: Path) -> None:
+def test_crops_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = tmp_path / "run", tmp_path / "latents.safetensors"
     untrained(RECIPE, run)
-    options = ["--out", str(out), "--no-progress", "--instances", "9"]
+    capsys.readouterr()
+    options = ["--out", str(out), "--instances", "9"]
     assert cli.main(["export-latents", str(run), *options]) == 0
+    assert capsys.readouterr().out == f"9 latents: {out}\n"  # progress is none of the results
     found = Latents(out)
     assert len(found) == 9 == len(set(found.names)) and found.shape == (16, 24)
 
@@ -269,6 +271,11 @@ def test_what_cannot_be_exported_is_named(
 ) -> None:
     assert cli.main(["export-latents", str(tmp_path), "--out", str(tmp_path / "a")]) == 2
     assert "holds neither model.safetensors nor checkpoints" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    for out in (tmp_path, tmp_path / "file" / "below" / "a"):
+        with pytest.raises(SystemExit):  # before any work
+            cli.main(["export-latents", str(tmp_path), "--out", str(out)])
+        assert "out: " in capsys.readouterr().err
     task = untrained(MNIF["images"], tmp_path)
     with pytest.raises(ValueError, match="split: expected train, held-out, all, got 'test'"):
         instances_of(task, "test")  # type: ignore[arg-type]

@@ -167,6 +167,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         (ValueError, r"frames: .*\(2, 2, 3\)", lambda: to_frames(np.zeros((2, 2, 3), np.uint8))),
         (ValueError, "frames: ", lambda: save_gif(np.zeros((0, 2, 2, 3), np.uint8), path)),
         (ValueError, "fps: .*0", lambda: save_gif(frames(), path, fps=0)),
+        (ValueError, "fps: .*1e-09", lambda: save_gif(frames(), path, fps=1e-9)),
         (ValueError, "fps: .*nan", lambda: save_mp4(frames(), path, fps=float("nan"))),
         (ValueError, "quality: ", lambda: save_mp4(frames(), path, quality=52)),
         (ValueError, "columns", lambda: contact_sheet(frames(), columns=0)),

@@ -14,6 +14,7 @@ from ginr_fast.coords import grid
 from ginr_fast.data.order import spread
 from ginr_fast.data.scenes import Scene, Scenes
 from ginr_fast.generation.evaluation import (
+    FEWEST,
     Described,
     GenerationScores,
     describe,
@@ -74,6 +75,8 @@ def judge_images(
         return image_batches(views, range(count), budget.batch, device)
 
     training, held_out = references.training, references.held_out
+    _check_enough("references", len(training), "training images")
+    _check_enough("data", len(held_out), "held-out images")
     real = describe(batches(training, len(training)), network)
     unseen = describe(batches(held_out, len(held_out)), network)
     few = min(budget.neighbours, len(held_out))
@@ -134,6 +137,10 @@ def judge_views(
             yield views.permute(0, 3, 1, 2).to(device)
 
     real = describe(truth(chosen), network)
+    known = spread(len(training), len(chosen))
+    seen = describe(truth(training.scene(index) for index in known), network)
+    for described, what in ((real, "held-out"), (seen, "training")):
+        _check_enough("views", described.statistics.count, f"views of {what} scenes")
 
     first: Any = models[0][1]
     decoder = decoder_of(first)
@@ -152,11 +159,14 @@ def judge_views(
         found = describe(drawing(budget.samples), network)
         scores = _scores(evaluate_samples(found, real, network))
         judged.append(_row(name, drawing, budget.samples, scores))
-    known = spread(len(training), len(chosen))
-    found = describe(truth(training.scene(index) for index in known), network)
-    scores = _scores(evaluate_samples(found, real, network))
+    scores = _scores(evaluate_samples(seen, real, network))
     judged.append(Judged("training scenes", len(known), scores))
     return judged
+
+
+def _check_enough(name: str, count: int, what: str) -> None:
+    if count < FEWEST:
+        raise ValueError(f"{name}: expected at least {FEWEST} {what} to compare with, got {count}")
 
 
 def _renderer(model: Any, where: Any) -> Callable[[torch.Tensor, Sequence[int]], torch.Tensor]:

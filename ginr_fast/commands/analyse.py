@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
             return
     given = common.parse(AnalyseArguments, arguments, "analyse")
     from ginr_fast.analysis.instances import run_folder
-    from ginr_fast.files import replace_atomically
+    from ginr_fast.files import replace_text
 
     model, name, trained = _model_of(given.model)
     folder = run_folder(Path(given.model)) if trained else Path("runs") / name
@@ -75,11 +75,7 @@ def main(arguments: Sequence[str]) -> None:
         content = _inference(model, name, trained, given)
     path = out / f"{given.what}.json"
     text = json.dumps({"model": name, "trained": trained, **content}, indent=1) + "\n"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text)
-
-    replace_atomically(path, write)
+    replace_text(path, text)
     print(f"figures: {path}")
 
 

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     from ginr_fast.analysis.encoded import encoded, held_out_count
     from ginr_fast.analysis.instances import run_folder
     from ginr_fast.analysis.locality import check_tokens, evenly_chosen, some_tokens
-    from ginr_fast.files import replace_atomically
+    from ginr_fast.files import replace_text
     from ginr_fast.training.checkpoints import load_saved
     from ginr_fast.training.tasks import restored
 
@@ -86,12 +86,7 @@ def main(arguments: Sequence[str]) -> None:
         "tokens shown": chosen,
         **analyse(task, found, chosen, given, out),
     }
-    text = json.dumps(content, indent=1) + "\n"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text)
-
-    replace_atomically(out / f"{given.what}.json", write)
+    replace_text(out / f"{given.what}.json", json.dumps(content, indent=1) + "\n")
     print(f"figures: {out / f'{given.what}.json'}")
 
 

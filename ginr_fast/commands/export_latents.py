@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -47,6 +48,11 @@ class ExportLatentsArguments:
     def __post_init__(self) -> None:
         for name in ("instances", "batch_size"):
             check_count(name, getattr(self, name), optional=True)
+        if self.out.is_dir():
+            raise ValueError(f"out: expected a file to write, {self.out} is a folder")
+        above = next(folder for folder in self.out.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise ValueError(f"out: {above} is no folder to write in")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -57,6 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     from ginr_fast.training.checkpoints import load_saved
     from ginr_fast.training.latent_export import instances_of, joined, stage_of, weights_digest
     from ginr_fast.training.tasks import restored
+    from ginr_fast.training.tasks.made import progress_bar
 
     saved = load_saved(given.checkpoint)
     task = restored(saved, given.source, common.best_device())
@@ -71,11 +78,13 @@ def main(arguments: Sequence[str]) -> None:
         split=given.split,
         classes=found.classes if found.labels is not None else (),
     )
-    if given.progress:
-        batches = _shown(batches, len(found.names))
-    about = write_latents(
-        given.out, batches, found.names, about, weights, found.labels, given.storage
-    )
+    bar = progress_bar("encoding") if given.progress else nullcontext()
+    with bar as progress:
+        if progress is not None:
+            batches = _counted(batches, len(found.names), progress)
+        about = write_latents(
+            given.out, batches, found.names, about, weights, found.labels, given.storage
+        )
     classes = f" of {len(about.classes)} classes" if about.classes else ""
     print(f"{len(found.names)} latents{classes}: {given.out}")
     if about.constant:
@@ -85,11 +94,11 @@ def main(arguments: Sequence[str]) -> None:
         )
 
 
-def _shown(batches: Iterable[torch.Tensor], total: int) -> Iterator[torch.Tensor]:
-    from rich.progress import Progress
-
-    with Progress(transient=True) as bar:
-        task = bar.add_task("encoding", total=total)
-        for batch in batches:
-            yield batch
-            bar.advance(task, len(batch))
+def _counted(
+    batches: Iterable[torch.Tensor], total: int, progress: Callable[[int, int], None]
+) -> Iterator[torch.Tensor]:
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        progress(done, total)

@@ -16,6 +16,7 @@ from ginr_fast.commands import common
 from ginr_fast.commands.render import MESH_VOXELS, MeshFormat
 from ginr_fast.generation.sampling import SamplingOptions
 from ginr_fast.ops.checks import check_count
+from ginr_fast.pictures import check_fps
 from ginr_fast.training.recipes.base import Precision
 
 if TYPE_CHECKING:
@@ -85,8 +86,7 @@ class GenerateArguments:
             check_count(name, getattr(self, name), optional=True)
         if self.first < 0:
             raise ValueError(f"first: expected at least 0, got {self.first}")
-        if not self.fps > 0:
-            raise ValueError(f"fps: expected above 0, got {self.fps}")
+        check_fps(self.fps)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,11 +38,12 @@ class InterpolateArguments:
             right.
         steps: pictures along each side, corners included.
         size: height and width of each, in pixels.
-        out: the PNG; interpolation.png in the run's folder if not given.
+        out: the PNG; interpolation.png in the run's folder if not given, with --generated
+            interpolation-generated.png.
         sampling: (--generated) how samples are drawn.
         fit: (instances of an mNIF) where latents come from.
         camera: where scenes and shapes are seen from.
-        source: the data that held-out instances are of.
+        source: (instances of an mNIF) the data that held-out instances are of.
     """
 
     checkpoint: Positional[Path]
@@ -61,6 +62,12 @@ class InterpolateArguments:
             raise ValueError(
                 f"steps, size: expected at least 2 and 1, got {self.steps} and {self.size}"
             )
+        unused = (self.fit, self.source) if self.generated else (self.sampling,)
+        for options in unused:
+            for each in fields(options):
+                if getattr(options, each.name) != each.default:
+                    instead = "of instances, without" if self.generated else "of samples, with"
+                    raise ValueError(f"{each.name}: only {instead} --generated")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from ginr_fast.commands import common
+from ginr_fast.generation.evaluation import FEWEST
 from ginr_fast.generation.sampling import SamplingOptions
 from ginr_fast.ops.checks import check_count
 from ginr_fast.training.tasks.base import DataOptions
@@ -72,8 +73,8 @@ class JudgeArguments:
     def __post_init__(self) -> None:
         for name in ("samples", "references", "neighbours", "views", "batch"):
             check_count(name, getattr(self, name), optional=True)
-        if self.samples < 4:
-            raise ValueError(f"samples: expected at least 4 to compare, got {self.samples}")
+        if self.samples < FEWEST:
+            raise ValueError(f"samples: expected at least {FEWEST} to compare, got {self.samples}")
 
     def sampling(self) -> list[SamplingOptions]:
         """One a number of steps."""
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from ginr_fast.analysis.instances import run_folder
     from ginr_fast.analysis.judging import tabulated
-    from ginr_fast.files import replace_atomically
+    from ginr_fast.files import replace_text
     from ginr_fast.training.generative import load_generative
     from ginr_fast.training.references import source_of
 
@@ -117,12 +118,7 @@ def main(arguments: Sequence[str]) -> None:
         "seed": given.seed,
         "judged": [one.plain() for one in found],
     }
-    text = json.dumps(about, indent=2) + "\n"
-
-    def write(path: Path) -> None:
-        path.write_text(text)
-
-    replace_atomically(out / "scores.json", write)
+    replace_text(out / "scores.json", json.dumps(about, indent=2) + "\n")
     print(f"written: {out}")
 
 

@@ -15,6 +15,7 @@ from ginr_fast.analysis.pictures import CameraOptions
 from ginr_fast.analysis.view_pictures import SCENE_SYSTEMS, SupportOptions
 from ginr_fast.commands import common
 from ginr_fast.ops.checks import check_count
+from ginr_fast.pictures import check_fps
 from ginr_fast.training.tasks.base import DataOptions
 
 if TYPE_CHECKING:
@@ -74,8 +75,7 @@ class RenderArguments:
     def __post_init__(self) -> None:
         for name in ("size", "views"):
             check_count(name, getattr(self, name), optional=True)
-        if not self.fps > 0:
-            raise ValueError(f"fps: expected above 0, got {self.fps}")
+        check_fps(self.fps)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from ginr_fast.data.scenes import (
     check_views,
     read_images,
 )
-from ginr_fast.files import replace_atomically
+from ginr_fast.files import replace_text
 
 NEAR, FAR = 2.0, 6.0
 
@@ -191,12 +191,8 @@ def write_splits(path: Path, splits: Mapping[str, Sequence[str]]) -> None:
         path: ``root/CATEGORY_splits.json``.
         splits: the names of the objects of each split.
     """
-    text = json.dumps({name: list(objects) for name, objects in splits.items()}, indent=1) + "\n"
-    replace_atomically(path, lambda beside: _write(beside, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    content = {name: list(objects) for name, objects in splits.items()}
+    replace_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def _spellings(category: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ginr_fast.files import locked, replace_atomically
+from ginr_fast.files import locked, replace_text
 
 
 def differences(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -52,9 +52,4 @@ def check_settings(folder: Path, name: str, kind: str, settings: Mapping[str, An
             return
         if any(entry.name != ".lock" for entry in folder.iterdir()):
             raise ValueError(f"out: {folder} is not empty and holds no {name}; name another folder")
-        text = json.dumps(wanted, indent=2) + "\n"
-        replace_atomically(path, lambda temporary: _write(temporary, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+        replace_text(path, json.dumps(wanted, indent=2) + "\n")

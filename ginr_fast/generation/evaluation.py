@@ -20,6 +20,9 @@ from ginr_fast.generation.distances import (
 from ginr_fast.generation.features import FeatureNetwork
 
 _SPLITS = 10
+_NEIGHBOURS = 3
+FEWEST = _NEIGHBOURS + 1
+"""Instances of a kind, at least, whose precision and recall can be taken."""
 
 
 class Described(NamedTuple):
@@ -88,7 +91,7 @@ def evaluate_samples(
     samples: Iterable[torch.Tensor] | Described,
     real: Iterable[torch.Tensor] | Described,
     network: FeatureNetwork,
-    neighbours: int = 3,
+    neighbours: int = _NEIGHBOURS,
 ) -> GenerationScores:
     """Fréchet distance, precision, recall and Inception Score of samples.
 

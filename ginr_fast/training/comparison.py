@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ginr_fast.data.images import ImageFiles
-from ginr_fast.files import replace_atomically
+from ginr_fast.files import replace_text
 from ginr_fast.generation.averaging import TWIN
 from ginr_fast.training.checkpoints import WEIGHTS_NAME, CheckpointError
 from ginr_fast.training.loop import RunOptions, train
@@ -211,8 +211,7 @@ def _trained(entry: Entry, files: ImageFiles, folder: Path, run: RunOptions) -> 
     of_entry = ("published", "published_fid", "weights")
     kept = {k: v for k, v in asdict(result).items() if k not in of_entry}
     content = {"result": kept, "recipe": _identity(entry), "data": files.fingerprint()}
-    text = json.dumps(content, indent=1) + "\n"
-    replace_atomically(folder / RESULT_NAME, lambda temporary: _write(temporary, text))
+    replace_text(folder / RESULT_NAME, json.dumps(content, indent=1) + "\n")
     return result
 
 
@@ -224,7 +223,3 @@ def _parameters(module: torch.nn.Module) -> int:
     # A model that is the average of a twin in training is not counted twice.
     names = ((name.split(".")[0], parameter) for name, parameter in module.named_parameters())
     return sum(parameter.numel() for first, parameter in names if first != TWIN)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)

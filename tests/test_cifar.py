@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
@@ -113,12 +114,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     found = cifar(write_cifar(tmp_path / "made", train, test, NAMES))
     assert np.array_equal(np.stack([image.pixels for image in found.train]), train[0])
     assert [image.label for image in found.held_out] == test[1].tolist()
-    other = cifar(write_cifar(tmp_path / "other", train, pictures(3, 2), NAMES))
+    os.link(tmp_path / "made" / "test_batch", tmp_path / "before")
+    other = cifar(write_cifar(tmp_path / "made", train, pictures(3, 2), NAMES))
     assert other.fingerprint() != found.fingerprint()
+    content = pickle.loads((tmp_path / "before").read_bytes())  # replaced, not written over
+    assert np.array_equal(content["data"], rows(test[0]))
     for name, arguments in (
         ("train: expected a multiple of 5", (pictures(4, 0), test, NAMES)),
         ("train: expected classes 0 to 1", (train, test, NAMES[:2])),
         ("test: expected .N, 32", (train, (test[0].astype(float), test[1]), NAMES)),
+        ("train: expected classes as integers", ((train[0], train[1] / 1), test, NAMES)),
         ("train: expected one class", ((train[0], train[1][:3]), test, NAMES)),
     ):
         with pytest.raises(ValueError, match=name):
@@ -201,7 +206,9 @@ def test_damage_is_named(tmp_path: Path) -> None:
     assert not is_cifar(tmp_path / "empty") and not is_cifar(tmp_path / "absent")
 
 
-def test_truncated_binaries_and_archives_are_named(tmp_path: Path) -> None:
+def test_truncated_binaries_and_damaged_archives_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_binary(tmp_path / BINARY_10.folder, BINARY_10)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as file:
@@ -210,6 +217,21 @@ def test_truncated_binaries_and_archives_are_named(tmp_path: Path) -> None:
     archive.write_bytes(packed.getvalue()[:-2000])
     with pytest.raises(BrokenCifarError, match="cifar-10-binary.tar.gz: truncated"):
         cifar(archive)
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as file:
+        file.add(tmp_path / BINARY_10.folder, BINARY_10.folder)
+    stored = bytearray(gzip.compress(plain.getvalue(), 0))
+    archive.write_bytes(stored)
+    pixel = stored.find(cifar(archive).train[7].pixels.transpose(2, 0, 1).tobytes()[:64])
+    stored[pixel] ^= 1
+    archive.write_bytes(stored)
+    with pytest.raises(BrokenCifarError, match=r"cifar-10-binary.tar.gz: .*damaged.*CRC"):
+        cifar(archive)
+    archive.write_bytes(packed.getvalue()[:3000] + bytes(500) + packed.getvalue()[3500:])
+    with pytest.raises(BrokenCifarError, match=r"cifar-10-binary.tar.gz: .*damaged"):
+        cifar(archive)
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", None)
+    assert is_cifar(archive)  # which reads no file in it
     batch = tmp_path / BINARY_10.folder / "data_batch_4.bin"
     batch.write_bytes(batch.read_bytes()[:-1])
     with pytest.raises(BrokenCifarError, match=r"data_batch_4.bin: expected rows of 3073 bytes"):
@@ -248,14 +270,21 @@ def test_image_tasks_take_cifar(tmp_path: Path) -> None:
 
 def test_icons_are_made_in_this_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["make-data", "icons", "--out", str(tmp_path / "icons"), "--held-out", "7"]
-    for _ in range(2):  # the second time there is nothing to do
+    names = tmp_path / "icons" / "cifar-10-batches-py" / "batches.meta"
+    written = []
+    for again in range(3):  # the second time there is nothing to do
+        if again == 2:
+            names.write_bytes(b"")
         assert cli.main([*command, "--train", "10"]) == 0
+        written.append(names.stat().st_mtime_ns)
         assert capsys.readouterr().out.endswith("10 icons to train on, 7 to test with\n")
+    assert written[0] == written[1] < written[2]
     found = cifar(tmp_path / "icons")
     drawn = icons(IconsConfig(train=10, held_out=7), 32)
     assert [image.label for image in found.train] == [image.label for image in drawn.train]
     assert np.array_equal(load_image(found.train[3]), load_image(drawn.train[3]))
     assert len(found.held_out) == 7 and found.classes == drawn.classes
+    assert IconsConfig().train % len(PYTHON_10.train) == 0  # the defaults can be written
     assert cli.main([*command, "--train", "15"]) == 2
     assert "train is 10, asked for 15" in capsys.readouterr().err
     assert cli.main([*command, "--train", "12"]) == 2

@@ -79,9 +79,7 @@ class IconsArguments:
     """
 
     out: Path
-    icons: Annotated[IconsConfig, arg(name="")] = field(
-        default_factory=lambda: IconsConfig(train=5000, held_out=1000)
-    )
+    icons: Annotated[IconsConfig, arg(name="")] = field(default_factory=IconsConfig)
 
 
 def usage() -> str:

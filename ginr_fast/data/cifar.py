@@ -10,7 +10,9 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ginr_fast.data.images import ImageFiles, StoredImage
+from ginr_fast.files import replace_atomically
 
 SIZE = 32
 """Height and width of an image, in pixels."""
@@ -105,7 +108,11 @@ def is_cifar(path: Path | str) -> bool:
     Raises:
         BrokenCifarError: an archive that cannot be read.
     """
-    return _find(Path(path)) is not None
+    path = Path(path)
+    if _is_archive(path):
+        with _opened(path) as archive:
+            return next(_members(archive), None) is not None
+    return _in_folder(path) is not None
 
 
 def cifar(path: Path | str) -> ImageFiles:
@@ -138,7 +145,7 @@ def cifar(path: Path | str) -> ImageFiles:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"data: {path} does not exist")
-    found = _find(path)
+    found = _in_archive(path) if _is_archive(path) else _in_folder(path)
     if found is None:
         names = ", ".join(form.folder for form in FORMATS)
         raise BrokenCifarError(f"data: {path} holds none of {names}")
@@ -172,6 +179,8 @@ def write_cifar(
 ) -> Path:
     """Write images as the Python version of CIFAR-10, for this reader and others of the format.
 
+    No file is ever half written, and the one with the names of the classes is the last.
+
     Args:
         folder: of the files; made if need be.
         train: images ``(N, 32, 32, 3)`` uint8 and their classes ``(N,)``; N is a multiple of 5,
@@ -183,8 +192,8 @@ def write_cifar(
         The folder.
 
     Raises:
-        ValueError: arrays of other shapes, a number of images that five files cannot share, or a
-            class without a name.
+        ValueError: arrays of other shapes or dtypes, a number of images that five files cannot
+            share, or a class without a name.
     """
     folder = Path(folder)
     files = len(PYTHON_10.train)
@@ -193,6 +202,8 @@ def write_cifar(
             raise ValueError(
                 f"{name}: expected (N, {SIZE}, {SIZE}, 3) uint8, got {images.shape} {images.dtype}"
             )
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"{name}: expected classes as integers, got {labels.dtype}")
         if labels.shape != images.shape[:1] or not len(labels):
             raise ValueError(
                 f"{name}: expected one class an image and at least one image, got "
@@ -202,7 +213,6 @@ def write_cifar(
             raise ValueError(f"{name}: expected classes 0 to {len(classes) - 1}, got others")
     if len(train[0]) % files:
         raise ValueError(f"train: expected a multiple of {files} images, got {len(train[0])}")
-    folder.mkdir(parents=True, exist_ok=True)
     parts = zip(
         PYTHON_10.images,
         [*np.split(train[0], files), test[0]],
@@ -212,18 +222,20 @@ def write_cifar(
     for name, images, labels in parts:
         rows = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(images), _PIXELS)
         content = {PYTHON_10.labels: labels.tolist(), "data": rows}
-        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-    content = {PYTHON_10.label_names: list(classes)}
-    (folder / PYTHON_10.names).write_bytes(pickle.dumps(content, protocol=2))
+        _write(folder / name, content)
+    _write(folder / PYTHON_10.names, {PYTHON_10.label_names: list(classes)})
     return folder
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    data = pickle.dumps(content, protocol=2)
+    replace_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 # Where the files are
 
 
-def _find(path: Path) -> _Found | None:
-    if path.is_file() and path.name.endswith(_ARCHIVES):
-        return _in_archive(path)
+def _in_folder(path: Path) -> _Found | None:
     for form in FORMATS:
         for folder in (path, path / form.folder):
             if any((folder / name).is_file() for name in form.images):
@@ -238,25 +250,44 @@ def _reader(folder: Path) -> Callable[[str], bytes | None]:
     return read
 
 
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and path.name.endswith(_ARCHIVES)
+
+
 def _in_archive(path: Path) -> _Found | None:
     """The files of an archive, read in one pass; of an archive of something else only the names."""
-    folders = {form.folder: form for form in FORMATS}
-    form: CifarFormat | None = None
+    found: CifarFormat | None = None
     contents: dict[str, bytes] = {}
+    with _opened(path) as archive:
+        for form, member in _members(archive):
+            found = found or form
+            name = Path(member.name).name
+            if form == found and name in (*form.images, form.names):
+                file = archive.extractfile(member)
+                assert file is not None  # of a regular file
+                contents[name] = file.read()
+        stream: Any = archive.fileobj
+        while stream.read(1 << 20):  # the checksum is compared at the very end
+            pass
+    return _Found(found, contents.get, str(path)) if found else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(path) as archive:
-            for member in archive:
-                parts = Path(member.name).parts
-                if not member.isfile() or len(parts) < 2 or parts[-2] not in folders:
-                    continue
-                form = form or folders[parts[-2]]
-                if parts[-2] == form.folder and parts[-1] in (*form.images, form.names):
-                    file = archive.extractfile(member)
-                    assert file is not None  # of a regular file
-                    contents[parts[-1]] = file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise BrokenCifarError(f"{path}: truncated or no archive ({error})") from None
-    return _Found(form, contents.get, str(path)) if form else None
+            yield archive
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise BrokenCifarError(f"{path}: truncated, damaged or no archive ({error})") from None
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tuple[CifarFormat, tarfile.TarInfo]]:
+    """The files in folders of CIFAR."""
+    folders = {form.folder: form for form in FORMATS}
+    for member in archive:
+        folder = Path(member.name).parent.name
+        if member.isfile() and folder in folders:
+            yield folders[folder], member
 
 
 # What is in them

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ginr_fast.data.cifar import PYTHON_10, SIZE, write_cifar
+from ginr_fast.data.cifar import PYTHON_10, SIZE, BrokenCifarError, cifar, write_cifar
 from ginr_fast.data.icons import IconsConfig, icons
 from ginr_fast.data.images import StoredImage
 from ginr_fast.data.making import check_settings
@@ -23,8 +23,7 @@ def make_icons(out: Path | str, config: IconsConfig | None = None) -> Path:
 
     Args:
         out: the folder of the data set; gets a folder ``cifar-10-batches-py``.
-        config: what is drawn; ``train`` is a multiple of 5, the number of files. 5,000 and 1,000 if
-            None.
+        config: what is drawn; ``train`` is a multiple of 5, the number of files.
 
     Returns:
         ``out``, for :func:`ginr_fast.data.cifar.cifar`.
@@ -43,7 +42,7 @@ def make_icons(out: Path | str, config: IconsConfig | None = None) -> Path:
         >>> len(found.train), found.classes[1], found.train[1].pixels.shape
         (10, 'ring', (32, 32, 3))
     """
-    out, config = Path(out), config or IconsConfig(train=5000, held_out=1000)
+    out, config = Path(out), config or IconsConfig()
     if config.train % len(PYTHON_10.train):
         raise ValueError(
             f"train: expected a multiple of {len(PYTHON_10.train)}, the number of files, "
@@ -52,10 +51,18 @@ def make_icons(out: Path | str, config: IconsConfig | None = None) -> Path:
     check_settings(out, SETTINGS, "icons", {"version": _VERSION, **asdict(config)})
     with locked(out / ".lock"):
         folder = out / PYTHON_10.folder
-        if not (folder / PYTHON_10.names).is_file():  # written last
+        if not _is_whole(out):
             drawn = icons(config, SIZE)
             write_cifar(folder, _arrays(drawn.train), _arrays(drawn.held_out), drawn.classes)
     return out
+
+
+def _is_whole(out: Path) -> bool:
+    try:
+        cifar(out)
+    except BrokenCifarError:
+        return False
+    return True
 
 
 def _arrays(images: Sequence[Path | StoredImage]) -> tuple[np.ndarray, np.ndarray]:

@@ -28,8 +28,8 @@ class IconsConfig:
         seed: of all of them.
     """
 
-    train: int = 8192
-    held_out: int = 512
+    train: int = 5000
+    held_out: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -145,3 +145,27 @@ def test_features_are_not_kept_for_other_coordinates() -> None:
     decoding_errors(decoder, ginr_fast.grid(4, 5), tokens, targets, kept)
     with pytest.raises(ValueError, match="coords: expected those of the calls before"):
         decoding_errors(decoder, ginr_fast.grid(4, 5), tokens, targets, kept)
+
+
+@pytest.mark.parametrize("name", ["query_feature", "query_projection", "band_features.1"])
+def test_features_are_not_kept_for_other_weights(name: str) -> None:
+    decoder, kept, coords = decoder_of(), KeptFeatures(), ginr_fast.grid(4, 5)
+    tokens = torch.randn(2, 6, 12, dtype=torch.float64)
+    targets = torch.rand(2, 4, 5, 3, dtype=torch.float64)
+
+    def errors(kept: KeptFeatures | None) -> torch.Tensor:
+        tokens_, targets_ = (part.to(decoder.outputs[0].weight) for part in (tokens, targets))
+        return decoding_errors(decoder, coords, tokens_, targets_, kept)
+
+    errors(kept)
+    decoder.outputs[0].weight.data.mul_(2)  # of which no feature is made
+    assert torch.equal(errors(kept), errors(None))
+    before = decoder.get_submodule(name).weight.clone()
+    decoder.get_submodule(name).weight.data.mul_(1.001)
+    with pytest.raises(ValueError, match="weights: expected those of the calls before"):
+        errors(kept)
+    decoder.get_submodule(name).weight.data.copy_(before)
+    assert torch.equal(errors(kept), errors(None))
+    decoder.float()
+    with pytest.raises(ValueError, match="weights: expected those of the calls before"):
+        errors(kept)

@@ -31,6 +31,19 @@ _Features: TypeAlias = tuple[Tensor, list[Tensor]]
 """Q, and each band's features, of a block."""
 
 
+# Weights that queries and features are made of.
+_MAKE_FEATURES = (
+    "query_frequencies",
+    "query_weight",
+    "query_bias",
+    "projection_weight",
+    "projection_bias",
+    "band_frequencies",
+    "band_weight",
+    "band_bias",
+)
+
+
 class KeptFeatures:
     """Queries and coordinate features of calls with the same coordinates and weights.
 
@@ -45,22 +58,45 @@ class KeptFeatures:
         self.limit = limit
         self._blocks: dict[Block, _Features] = {}
         self._coords: Tensor | CoordinateGrid | None = None
+        self._weights: list[Tensor | None] = []
 
-    def of(self, coords: Tensor | CoordinateGrid) -> dict[Block, _Features]:
-        """By block, for these coordinates.
+    def of(
+        self, coords: Tensor | CoordinateGrid, weights: LocalityWeights
+    ) -> dict[Block, _Features]:
+        """By block, for these coordinates and weights.
+
+        Args:
+            coords: the same object in every call.
+            weights: the same values in every call, those of queries and features; other ones may
+                differ.
 
         Raises:
             ValueError: they are not those of the calls before.
         """
+        # Compared by value, which costs next to nothing beside a decoding: parameters may change
+        # in their place, and those that are stacked or multiplied are new in every call.
+        given = [getattr(weights, name) for name in _MAKE_FEATURES]
         if self._coords is None:
             self._coords = coords
+            self._weights = [None if each is None else each.clone() for each in given]
         if self._coords is not coords:
             raise ValueError("coords: expected those of the calls before, as features are kept")
+        if not all(map(_alike, given, self._weights)):
+            raise ValueError("weights: expected those of the calls before, as features are kept")
         return self._blocks
 
     def fits(self, numbers: int, dtype: torch.dtype) -> bool:
         """Whether so many may be kept."""
         return numbers * dtype.itemsize <= self.limit
+
+
+def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    # A product of weights may be rounded otherwise from call to call.
+    return torch.equal(one, other) or bool(torch.dist(one, other) <= 1e-6 * other.norm())
 
 
 @annotate("locality_error")
@@ -91,7 +127,7 @@ def locality_error(
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, dtype, shape or device, by its name,
-            or other coordinates than those that features are kept for.
+            or other coordinates or weights than those that features are kept for.
     """
     if not _serves(coords, keys, values, weights, targets):
         found = locality_decode(
@@ -105,7 +141,7 @@ def locality_error(
     foldings = plan.choose_foldings(sizes_of(points, grid_shape, keys, values, weights))
     keys, values, logit_bias, weights = fold(keys, values, weights, foldings)
     flat = targets.reshape(len(keys), math.prod(shape[1:]), weights.out_dim)
-    features = {} if kept is None else kept.of(coords)
+    features = {} if kept is None else kept.of(coords, weights)
     numbers = math.prod(shape[1:]) * (
         weights.query_weight.shape[0] + weights.width * weights.levels
     )

@@ -261,6 +261,16 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert again.scores == first.scores
 
 
+def test_a_run_from_before_an_option_was_there_goes_on(tmp_path: Path) -> None:
+    first = train(RECIPE, photos(), tmp_path, QUIET)
+    newest = checkpoints.checkpoints_in(tmp_path / "checkpoints")[-1]
+    saved = checkpoints.load_checkpoint(newest)
+    del saved.recipe["model"]["encoder_qkv_bias"]
+    checkpoints.save_checkpoint(saved, newest.parent)
+    again = train(RECIPE, photos(), tmp_path, QUIET, lambda step, loss: pytest.fail("trained"))
+    assert again.scores == first.scores
+
+
 def test_what_a_model_draws_at_random_is_the_same_after_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

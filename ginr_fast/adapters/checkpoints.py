@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,19 @@ ANR_SYSTEM = "anr-decoder"
 
 # Where checkpoints keep the state dict of their model, and under which names the decoder in it.
 _HOLDERS = ("state_dict", "model_state_dict", "model", "sd")
-_MNIF_NAME = re.compile(r"model_param\.net\.0\.0\.weight")
-_ANR_NAME = re.compile(r"attn\.to_q\.weight")
+_AVERAGED = "state_dict_ema"
+# A tensor that only models of that code have.
+_MARKS = {
+    "mnif": re.compile(r"model_param\.net\.0\.0\.weight"),
+    "anr": re.compile(r"attn\.to_q\.weight"),
+    "trans-inr": re.compile(r"base_params\.wb0"),
+    "ginr-ipc": re.compile(r"hyponet\.params_dict\.linear_wb0"),
+}
+# IPC's code leaves its whole configuration in the state of its optimiser, as objects of its own.
+_CONFIGURATION = re.compile(
+    r"(omegaconf|models|utils|typing)\..+|collections\.defaultdict"
+    r"|builtins\.(dict|list|tuple|str|int|float|bool)"
+)
 _ANR_LAYER = re.compile(r"mlp\.(\d+)(?:\.0)?\.(weight|bias)")
 _ANR_NAMES = {
     "attn.to_q.weight": "query_projection.weight",
@@ -35,40 +47,50 @@ _ANR_NAMES = {
 
 
 class Published(NamedTuple):
-    """The decoder in a published checkpoint."""
+    """The model, or the decoder, in a published checkpoint."""
 
     kind: str
-    """Whose code it is, "mnif" or "anr"."""
+    """Whose code it is, "mnif", "anr", "trans-inr" or "ginr-ipc"."""
     state: dict[str, Tensor]
     """Its tensors, by their names in its class."""
     beside: tuple[str, ...]
     """The names of other tensors in the file, of an encoder say."""
+    content: Mapping[str, Any]
+    """The file as it is: what lies beside the state dict."""
 
 
-def read_published(path: Path | str) -> Published:
-    """Find the decoder in a checkpoint of mNIF's or ANR's code.
+def read_published(path: Path | str, averaged: bool = False) -> Published:
+    """Find the model in a checkpoint of TransINR's, IPC's, mNIF's or ANR's code.
 
     Args:
         path: what ``torch.save`` wrote there, or safetensors. Code in it is never run.
+        averaged: take the moving average of the weights that IPC's code may keep.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it holds more than tensors and plain values, or no such decoder.
+        ValueError: it holds more than tensors and plain values, or no such model.
     """
     path = Path(path)
-    state = _tensors_in(path)
-    for kind, name in (("mnif", _MNIF_NAME), ("anr", _ANR_NAME)):
+    content = _content_of(path)
+    if averaged and not isinstance(content.get(_AVERAGED), Mapping):
+        raise ValueError(f"{path}: holds no {_AVERAGED}, but {', '.join(list(content)[:5])}")
+    state = _tensors_in(path, content[_AVERAGED] if averaged else content)
+    for kind, name in _MARKS.items():
         matches = [match for key in state if (match := re.search(rf"(?:^|\.){name.pattern}$", key))]
         if len(matches) != 1:
             continue
         prefix = matches[0].string[: -len(matches[0][0].lstrip("."))]
         found = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
-        return Published(kind, found, tuple(key for key in state if not key.startswith(prefix)))
+        beside = tuple(key for key in state if not key.startswith(prefix))
+        return Published(kind, found, beside, content)
     some = ", ".join(list(state)[:5])
-    raise ValueError(f"{path}: holds no decoder of mNIF or ANR, but {some or 'no tensor'} …")
+    raise ValueError(
+        f"{path}: holds no decoder of mNIF or ANR, and no model of trans-inr or ginr-ipc, but "
+        f"{some or 'no tensor'} …"
+    )
 
 
-def _tensors_in(path: Path) -> dict[str, Tensor]:
+def _content_of(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint: {path} does not exist")
     if path.suffix == ".safetensors":
@@ -80,22 +102,51 @@ def _tensors_in(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"{path}: truncated or corrupt ({error})") from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_inert_classes(path)):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path}: holds more than tensors, and code in it would run if it were read; in the "
             "code that wrote it: torch.save(model.state_dict(), path)"
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: truncated or corrupt ({reason})") from None
-    while isinstance(content, Mapping) and not _is_state(content):
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: expected a state dict, got {type(content).__name__}")
+    return content
+
+
+class _Inert:
+    """What is read in the place of an object that is of no use here: it takes all and does
+    nothing."""
+
+    def __new__(cls, *_: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __class_getitem__(cls, _: object) -> type[_Inert]:
+        return cls
+
+
+def _inert_classes(path: Path) -> list[Any]:
+    """Classes that pass for those of a configuration in a file, by their modules and names."""
+    if not zipfile.is_zipfile(path):
+        return []
+    named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    parts = [name.rpartition(".") for name in named if _CONFIGURATION.fullmatch(name)]
+    return [type(own, (_Inert,), {"__module__": module}) for module, _, own in parts]
+
+
+def _tensors_in(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    while not _is_state(content):
         inner = [content[name] for name in _HOLDERS if isinstance(content.get(name), Mapping)]
         if not inner:
             break
         content = inner[0]
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: expected a state dict, got {type(content).__name__}")
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 

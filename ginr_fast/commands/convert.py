@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 from tyro.conf import Positional, arg
 
 from ginr_fast.adapters.checkpoints import ANR_SYSTEM, AnrOptions
+from ginr_fast.adapters.published_tensors import some
 from ginr_fast.commands import common
 from ginr_fast.systems.mnif import Modality
 
-_SHOWN = 8
+if TYPE_CHECKING:  # needs what comes with [train] only
+    from ginr_fast.training.checkpoints import Saved
+
+Code = Literal["trans-inr", "ginr-ipc"]
 
 
 @dataclass(frozen=True)
 class ConvertArguments:
     """Turn a checkpoint of published code into one of this library, or back.
 
-    A checkpoint of mNIF (LinearMixtureINR) becomes exported weights that eval, render and the other
-    commands take; the decoder in one of ANR, or of INRCT with it, becomes the weights of an
-    AnrDecoder. A file of this library that holds one of these becomes a state dict under the
-    published names. Code in a checkpoint is never run.
+    A checkpoint of mNIF (LinearMixtureINR), of trans-inr or of ginr-ipc becomes exported weights
+    that eval, render and the other commands take; the decoder in one of ANR, or of INRCT with it,
+    becomes the weights of an AnrDecoder. A file of this library that holds one of these becomes a
+    checkpoint under the published names. Code in a checkpoint is never run.
 
     Args:
         checkpoint: the file. Of this library also the folder of a run.
@@ -34,6 +38,12 @@ class ConvertArguments:
         w0: (mNIF) of its sines; 50 for mNIF (S) on voxels.
         coefficients: (mNIF without latents) whether layers have coefficients of their own.
         image_size: (mNIF of images) height and width of its images, in pixels.
+        config: (trans-inr, ginr-ipc) the YAML configuration it was trained with; if None, what the
+            checkpoint holds of it, or config.yaml beside it.
+        views: (ginr-ipc, radiance fields) support views: those of the checkpoint, if its
+            configuration does not say; or how many one made for that code shall take.
+        averaged: (ginr-ipc) the moving average of the weights.
+        code: (of a TransINR to .pt) whose code it shall be for; trans-inr if None.
         anr: (ANR) arguments of its class that its tensors do not say.
     """
 
@@ -43,11 +53,17 @@ class ConvertArguments:
     w0: float = 30.0
     coefficients: Literal["layerwise", "shared"] = "layerwise"
     image_size: int = 64
+    config: Path | None = None
+    views: int | None = None
+    averaged: bool = False
+    code: Code | None = None
     anr: Annotated[AnrOptions, arg(name="anr")] = field(default_factory=AnrOptions)
 
     def __post_init__(self) -> None:
         if self.out.suffix not in (".safetensors", ".pt"):
             raise ValueError(f"out: expected a .safetensors or .pt file, got {self.out.name}")
+        if self.views is not None and self.views < 1:
+            raise ValueError(f"views: expected at least 1, got {self.views}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,9 +77,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def _from_published(given: ConvertArguments) -> str:
     from ginr_fast.adapters.checkpoints import anr_arguments, anr_decoder, read_published
+    from ginr_fast.commands.convert_tokens import token_system
     from ginr_fast.training.checkpoints import write_export
+    from ginr_fast.training.recipes import as_plain
 
-    published = read_published(given.checkpoint)
+    published = read_published(given.checkpoint, given.averaged)
     lines = []
     if published.kind == "anr":
         decoder = anr_decoder(published.state, given.anr)
@@ -71,7 +89,12 @@ def _from_published(given: ConvertArguments) -> str:
         write_export(given.out, ANR_SYSTEM, metadata, decoder.state_dict())
         lines.append(f"{given.out}: the weights of an AnrDecoder, {len(published.state)} tensors")
     else:
-        system, recipe, state, unused = _mnif(published.state, given)
+        if published.kind == "mnif":
+            system, recipe, state, unused = _mnif(published.state, given)
+        else:
+            made = token_system(published, given.checkpoint, given.config, given.views)
+            system, recipe, unused = made.recipe.system, as_plain(made.recipe), made.unused
+            state = made.model.state_dict()
         write_export(given.out, system, {"recipe": recipe}, state)
         lines.append(f"{given.out}: {system}, {len(published.state) - len(unused)} tensors")
         lines += _listed("without a use there", unused)
@@ -115,19 +138,23 @@ def _mnif(
 
 
 def _to_published(given: ConvertArguments) -> str:
+    from ginr_fast.commands.convert_tokens import TOKEN_SYSTEMS, write_published
     from ginr_fast.files import replace_atomically
+    from ginr_fast.training.checkpoints import load_saved
 
-    state, source = _published_state(given.checkpoint)
+    saved = load_saved(given.checkpoint)
+    if saved.system in TOKEN_SYSTEMS:
+        return write_published(saved, given.out, given.code, given.views)
+    state, source = _published_state(saved)
     replace_atomically(given.out, lambda temporary: torch.save(state, temporary))
     return f"{given.out}: a state dict of {source}, {len(state)} tensors"
 
 
-def _published_state(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Of what this library holds there, under the published names."""
+def _published_state(saved: Saved) -> tuple[dict[str, Tensor], str]:
+    """Of an ANR or an mNIF, under the published names."""
     from ginr_fast.adapters.checkpoints import anr_published, load_anr
     from ginr_fast.systems.mnif import Mnif
     from ginr_fast.systems.mnif_published import to_published
-    from ginr_fast.training.checkpoints import load_saved
     from ginr_fast.training.recipes import (
         MnifImagesRecipe,
         MnifScenesRecipe,
@@ -135,7 +162,6 @@ def _published_state(path: Path) -> tuple[dict[str, Tensor], str]:
         from_plain,
     )
 
-    saved = load_saved(path)
     if saved.system == ANR_SYSTEM:
         return anr_published(load_anr(saved.path)), "an ANR"
     kinds = {kind.system: kind for kind in (MnifImagesRecipe, MnifVoxelsRecipe, MnifScenesRecipe)}
@@ -156,7 +182,4 @@ def _published_state(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _listed(what: str, names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [f"{what}: {', '.join(names[:_SHOWN])}{more}"]
+    return [f"{what}: {some(names)}"] if names else []

@@ -34,13 +34,16 @@ class TransformerBlock(nn.Module):
         heads: attention heads.
         head_dim: width of a head; ``heads * head_dim`` is free of ``dim``.
         mlp_dim: hidden width of the feed-forward part.
+        qkv_bias: whether queries, keys and values have a bias.
     """
 
-    def __init__(self, dim: int, heads: int, head_dim: int, mlp_dim: int) -> None:
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, mlp_dim: int, qkv_bias: bool = False
+    ) -> None:
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
         self.attention_norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * heads * head_dim, bias=False)
+        self.qkv = nn.Linear(dim, 3 * heads * head_dim, bias=qkv_bias)
         self.attention_out = nn.Linear(heads * head_dim, dim)
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, dim))
@@ -73,6 +76,7 @@ class LatentEncoder(nn.Module):
         latents: R, the number of latent tokens.
         token_dim: width of the latent tokens; None gives the Transformer's own outputs, neither
             normalised nor projected (TransINR and IPC do that a layer of the field).
+        qkv_bias: whether queries, keys and values have a bias (IPC's code has, TransINR's not).
 
     Raises:
         ValueError: a size below 1 (``depth`` may be 0).
@@ -95,6 +99,7 @@ class LatentEncoder(nn.Module):
         mlp_dim: int = 3072,
         latents: int = 256,
         token_dim: int | None = 256,
+        qkv_bias: bool = False,
     ) -> None:
         super().__init__()
         sizes = {
@@ -114,7 +119,7 @@ class LatentEncoder(nn.Module):
         self.latents = nn.Parameter(torch.empty(latents, dim))
         nn.init.normal_(self.latents, std=0.02)
         self.blocks = nn.ModuleList(
-            TransformerBlock(dim, heads, head_dim, mlp_dim) for _ in range(depth)
+            TransformerBlock(dim, heads, head_dim, mlp_dim, qkv_bias) for _ in range(depth)
         )
         self.norm = nn.Identity() if token_dim is None else nn.LayerNorm(dim)
         self.project = nn.Identity() if token_dim is None else nn.Linear(dim, token_dim)

@@ -26,8 +26,9 @@ class ViewTokenizer(nn.Module):
 
     The learned position of a patch is the same in every view: which view it belongs to is in its
     rays. So one model takes any number of views, and their order does not matter to a Transformer.
-    (TransINR's code has no positions, IPC's a table for a fixed number of views.) Directions are
-    taken as they come; the published code does not normalise them, whatever the paper says.
+    (With ``position_views`` as TransINR's code, which has no positions, or as IPC's, which has a
+    table for a fixed number of views.) Directions are taken as they come; the published code does
+    not normalise them, whatever the paper says.
 
     Args:
         image_size: height and width of the views, in pixels.
@@ -35,9 +36,12 @@ class ViewTokenizer(nn.Module):
             no ray beyond the border.
         dim: width of the tokens.
         rays: what a pixel says of its ray.
+        position_views: in how many views a patch has positions of its own: 1 for the same in
+            every view, 0 for none (they stay zero); with more, ``forward`` takes so many views.
 
     Raises:
-        ValueError: a size below 1, a patch that does not divide the view, or an unknown ``rays``.
+        ValueError: a size below 1, a patch that does not divide the view, an unknown ``rays``, or
+            ``position_views`` below 0.
 
     Example:
         >>> import torch
@@ -55,6 +59,7 @@ class ViewTokenizer(nn.Module):
         patch_size: int,
         dim: int = 768,
         rays: RayChannels = "origin_direction",
+        position_views: int = 1,
     ) -> None:
         super().__init__()
         self.patch_tokenizer = PatchTokenizer(
@@ -67,7 +72,16 @@ class ViewTokenizer(nn.Module):
         if rays not in get_args(RayChannels):
             choices = ", ".join(get_args(RayChannels))
             raise ValueError(f"rays: expected one of {choices}, got {rays!r}")
-        self.image_size, self.rays = image_size, rays
+        if not isinstance(position_views, int) or position_views < 0:
+            raise ValueError(
+                f"position_views: expected a non-negative integer, got {position_views!r}"
+            )
+        self.image_size, self.rays, self.position_views = image_size, rays, position_views
+        table = self.patch_tokenizer.position
+        if position_views == 0:
+            nn.init.zeros_(table.requires_grad_(False))
+        elif position_views > 1:
+            self.patch_tokenizer.position = nn.Parameter(table.detach().repeat(position_views, 1))
 
     def forward(
         self, images: torch.Tensor, origins: torch.Tensor, directions: torch.Tensor
@@ -84,13 +98,16 @@ class ViewTokenizer(nn.Module):
             ``(B, V · patches, dim)`` with ``patches = (image_size / patch_size)²``.
 
         Raises:
-            TypeError: not a tensor, or of another dtype. ValueError: another shape, or no view.
+            TypeError: not a tensor, or of another dtype. ValueError: another shape, no view, or
+                not as many as have positions.
         """
         size = self.image_size
         check_tensor("images", images, ("B", "V", _COLORS, size, size))
         batch, views = images.shape[:2]
         if not views:
             raise ValueError("images: expected at least one view")
+        if self.position_views > 1 and views != self.position_views:
+            raise ValueError(f"images: expected {self.position_views} views, got {views}")
         for name, part in (("origins", origins), ("directions", directions)):
             check_tensor(name, part, (batch, views, size, size, 3), dtypes=[images.dtype])
         if self.rays == "plucker":
@@ -98,7 +115,9 @@ class ViewTokenizer(nn.Module):
         else:
             rays = torch.cat([origins, directions], -1)
         pixels = torch.cat([images, rays.movedim(-1, 2)], 2)
-        return self.patch_tokenizer(pixels.flatten(0, 1)).unflatten(0, (batch, views)).flatten(1, 2)
+        patches = self.patch_tokenizer
+        tokens = patches.embed(patches.patches(pixels.flatten(0, 1))).unflatten(0, (batch, views))
+        return (tokens + patches.position.unflatten(0, (-1, patches.side**2))).flatten(1, 2)
 
     def extra_repr(self) -> str:
-        return f"rays={self.rays!r}"
+        return f"rays={self.rays!r}, position_views={self.position_views}"

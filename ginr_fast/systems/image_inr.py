@@ -26,6 +26,7 @@ class EncoderConfig:
         encoder_heads: attention heads a block.
         encoder_head_dim: width of such a head.
         encoder_mlp_dim: hidden width of its feed-forward parts.
+        encoder_qkv_bias: whether its queries, keys and values have a bias (IPC's code has).
     """
 
     encoder_dim: int = 768
@@ -33,6 +34,7 @@ class EncoderConfig:
     encoder_heads: int = 12
     encoder_head_dim: int = 64
     encoder_mlp_dim: int = 3072
+    encoder_qkv_bias: bool = False
 
     def encoder(self, latents: int, token_dim: int | None) -> LatentEncoder:
         """The Transformer, with R = ``latents`` latent tokens."""
@@ -44,6 +46,7 @@ class EncoderConfig:
             mlp_dim=self.encoder_mlp_dim,
             latents=latents,
             token_dim=token_dim,
+            qkv_bias=self.encoder_qkv_bias,
         )
 
 

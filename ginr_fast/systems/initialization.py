@@ -59,9 +59,13 @@ def lattice_embedding(count: int, dim: int, side: float) -> torch.Tensor:
 @torch.no_grad()
 def initialise_encoder(tokenizer: PatchTokenizer, encoder: LatentEncoder) -> None:
     """Set the starting values of tokenizer and Transformer, in place, from the global state."""
-    for table in (tokenizer.position, encoder.latents):
-        count, dim = table.shape
-        table.copy_(_LATTICE_SCALE * lattice_embedding(count, dim, tokenizer.side))
+    patches, side = tokenizer.side**2, tokenizer.side
+    tables = [encoder.latents.unsqueeze(0)]
+    if tokenizer.position.requires_grad:  # for one view or several
+        tables.append(tokenizer.position.unflatten(0, (-1, patches)))
+    for table in tables:
+        count, dim = table.shape[1:]
+        table.copy_(_LATTICE_SCALE * lattice_embedding(count, dim, side))
     encoder.latents.add_(0.02 * torch.randn_like(encoder.latents))
     tokenizer.embed.weight.mul_(2)
     attend_to_likes(encoder)

@@ -28,6 +28,8 @@ class ViewInrConfig(EncoderConfig):
         camera_distance: of the cameras from the middle of a scene, in the scene's unit of length
             (4 in LearnIt-ShapeNet, 1.3 in SRN Cars). What a model is given of positions is
             relative to it, so that numbers have the same size whatever the unit.
+        position_views: in how many views a patch has positions of its own, see
+            :class:`~ginr_fast.encoders.ViewTokenizer`; 0 for none, as TransINR's code.
 
     Raises:
         ValueError: a ``camera_distance`` that is no positive number.
@@ -36,6 +38,7 @@ class ViewInrConfig(EncoderConfig):
     image_size: int = 128
     patch_size: int = 8
     camera_distance: float = 4.0
+    position_views: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.camera_distance < math.inf:
@@ -78,7 +81,11 @@ class ViewInr(nn.Module, ABC):
         """
         config = self.config
         self.tokenizer = ViewTokenizer(
-            config.image_size, config.patch_size, config.encoder_dim, self.rays
+            config.image_size,
+            config.patch_size,
+            config.encoder_dim,
+            self.rays,
+            config.position_views,
         )
         self.encoder = config.encoder(latents, token_dim)
         initialise_encoder(self.tokenizer.patch_tokenizer, self.encoder)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ from ginr_fast.ops.checks import check_count
 from ginr_fast.pictures import save_png
 from ginr_fast.profiling import phase
 from ginr_fast.training import checkpoints
-from ginr_fast.training.recipes import Recipe, as_plain
+from ginr_fast.training.recipes import Recipe, as_plain, from_plain
 from ginr_fast.training.reporting import Reporter
 from ginr_fast.training.tasks import task_for
 from ginr_fast.training.tasks.base import Scores, StepLoss
@@ -171,6 +172,10 @@ class _Run:
         if not found:
             return
         state = checkpoints.load_checkpoint(found[-1])
+        with suppress(TypeError, ValueError):  # another system's, which is told next
+            # What is newer than the checkpoint had its default.
+            known = from_plain(type(self.recipe), state.recipe)
+            state = replace(state, recipe=as_plain(known))
         state.check_same_run(found[-1], self.recipe.system, as_plain(self.recipe), self.data)
         self.model.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)

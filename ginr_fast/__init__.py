@@ -21,6 +21,7 @@ from ginr_fast.ops.volume_render.composite import composite
 from ginr_fast.ops.volume_render.convention import RenderConvention, RenderedRays
 from ginr_fast.ops.volume_render.occupancy import OccupancyGrid
 from ginr_fast.ops.volume_render.op import volume_render
+from ginr_fast.ops.volume_render.random import RaySeed
 from ginr_fast.rays import camera_rays, look_at, orbit_poses, plucker
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "LocalityWeights",
     "OccupancyGrid",
     "PatternFieldDecoder",
+    "RaySeed",
     "RenderConvention",
     "RenderedRays",
     "accelerate",

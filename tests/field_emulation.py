@@ -51,6 +51,7 @@ class RenderCall(ctypes.Structure):
         ("bits", ctypes.c_void_p),
         ("resolution", ctypes.c_int64),
         *((name, ctypes.c_double) for name in ("low", "high", "stop")),
+        ("first_rays", ctypes.c_void_p),
     ]
 
 
@@ -98,7 +99,12 @@ def call_of(
     )
 
 
-def render_call(rendering: Rendering, bits: Tensor | None = None, **grid: float) -> RenderCall:
+def render_call(
+    rendering: Rendering,
+    bits: Tensor | None = None,
+    first_rays: Tensor | None = None,
+    **grid: float,
+) -> RenderCall:
     """A rendering, with an occupancy grid (resolution, low, high, stop) or without."""
     rule = rendering.convention
     jitter = {"midpoints": 1, "forward": 2}[rule.jitter] if rendering.seed is not None else 0
@@ -119,6 +125,7 @@ def render_call(rendering: Rendering, bits: Tensor | None = None, **grid: float)
         grid.get("low", 0.0),
         grid.get("high", 1.0),
         grid.get("stop", 0.0),
+        None if first_rays is None else first_rays.data_ptr(),
     )
 
 

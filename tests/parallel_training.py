@@ -87,8 +87,7 @@ def data_of(name: str, folder: Path) -> Any:
 @contextlib.contextmanager
 def comparable() -> Iterator[None]:
     """What makes weights comparable: plain gradient steps, which do not turn the rounding of a
-    gradient that is almost zero into a step of the learning rate as Adam does; and no jitter along
-    rays, which every process draws for itself."""
+    gradient that is almost zero into a step of the learning rate as Adam does."""
 
     def descent(task: Task, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=task.recipe.learning_rate)
@@ -96,9 +95,6 @@ def comparable() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for _, task in SYSTEMS.values():
             stack.enter_context(mock.patch.object(task, "optimizer", descent))
-        for module in ("inrct_scenes", "learned_init_scenes", "mnif_scenes", "views"):
-            drawn = f"ginr_fast.training.tasks.{module}.jitter_seed"
-            stack.enter_context(mock.patch(drawn, lambda *_: None))
         yield
 
 

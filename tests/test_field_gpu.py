@@ -18,7 +18,7 @@ from field_cases import (
 from torch import Tensor
 
 import ginr_fast
-from ginr_fast import FieldSpec, OccupancyGrid
+from ginr_fast import FieldSpec, OccupancyGrid, RaySeed
 
 pytestmark = pytest.mark.gpu
 DTYPES = list(LIMITS)
@@ -77,6 +77,35 @@ def test_rendering(convention, seed, dtype):
         seed=seed,
     )  # fmt: skip
     inputs = [origins, directions, weights]
+    check_accuracy(function, inputs, "native", LIMITS[dtype], wanted=[2], phases=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=named)
+def test_rendering_does_not_depend_on_how_rays_are_split(dtype):
+    """Values and gradients of some instances, of some rays, and of numbers past 2^32."""
+    inputs = *make_rays(3, 200), make_weights(SCENE, 3, dtype).cuda()
+    sight = {"near": 0.8, "far": 1.8, "samples": 32, "convention": "trans_inr"}
+
+    def found(origins: Tensor, directions: Tensor, weights: Tensor, seed: object) -> list[Tensor]:
+        leaf = weights.detach().requires_grad_()
+        with ginr_fast.backend("native"):
+            out = ginr_fast.volume_render(origins, directions, leaf, SCENE, seed=seed, **sight)
+        return [*(part.detach() for part in out), *torch.autograd.grad(out.color.sum(), leaf)]
+
+    whole = found(*inputs, 4)
+    first = 200 * torch.arange(3)
+    for numbers in (first, first.cuda()):
+        same = found(*inputs, RaySeed(4, numbers))
+        assert all(torch.equal(a, b) for a, b in zip(same, whole, strict=True))
+    some = found(*(x[[2, 0]] for x in inputs), RaySeed(4, first[[2, 0]]))
+    for got, want in zip(some, whole, strict=True):
+        torch.testing.assert_close(got, want[[2, 0]], rtol=1e-3, atol=1e-4)
+    rays = [x[:, 70:] for x in inputs[:2]]
+    *part, _ = found(*rays, inputs[2], RaySeed(4, first + 70))
+    for got, want in zip(part, whole, strict=False):
+        torch.testing.assert_close(got, want[:, 70:], rtol=1e-3, atol=1e-4)
+    seed = RaySeed(4, torch.tensor([7, 1 << 40, (1 << 63) - 3]))
+    function = partial(ginr_fast.volume_render, spec=SCENE, seed=seed, **sight)
     check_accuracy(function, inputs, "native", LIMITS[dtype], wanted=[2], phases=True)
 
 

@@ -20,7 +20,14 @@ from field_cases import NATIVE, engine, make_weights, relative_error, threads
 from torch import Tensor
 
 import ginr_fast
-from ginr_fast import BackendError, FieldSpec, FourierEncoding, OccupancyGrid, RenderConvention
+from ginr_fast import (
+    BackendError,
+    FieldSpec,
+    FourierEncoding,
+    OccupancyGrid,
+    RaySeed,
+    RenderConvention,
+)
 from ginr_fast.ops.volume_render.convention import CONVENTIONS
 
 CASES = int(os.environ.get("GINR_FAST_FUZZ_CASES", "300"))
@@ -167,6 +174,9 @@ def rays_of(case: Case, spec: FieldSpec) -> tuple[list[Tensor], dict[str, Any]]:
         "convention": convention_of(case),
         "seed": case.random.choice([None, 0, 12, (1 << 63) - 1]),
     }
+    if case.chance(0.3):
+        first = [case.random.choice([0, 7, (1 << 32) - 2, (1 << 63) - 1]) for _ in range(batch)]
+        settings["seed"] = RaySeed(5, torch.tensor(first, dtype=torch.int64))
     if case.chance(0.1):
         case.wrong = True
         settings.update(
@@ -179,6 +189,7 @@ def rays_of(case: Case, spec: FieldSpec) -> tuple[list[Tensor], dict[str, Any]]:
                     {"samples": 2.0},
                     {"seed": -1},
                     {"seed": 1 << 64},
+                    {"seed": RaySeed(5, torch.zeros(batch + 1, dtype=torch.int64))},
                     {"convention": "nothing"},
                     {"near": 1e300, "far": 1e301},
                 ]

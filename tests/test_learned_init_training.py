@@ -194,7 +194,9 @@ def test_inner_steps_and_the_loss_see_rays_of_their_own(order: str) -> None:
         assert len(part.origins[0].unique(dim=0)) == 4  # of all views
     together = torch.stack([part.directions for part in parts], 2).flatten(1, 2)
     assert torch.equal(together, batch.directions)
-    assert task.jitter(3, range(2)) == task.jitter(3, range(2)) != task.jitter(4, range(2))
+    one, again, other = (task.jitter(parts[0], step, range(2)) for step in (3, 3, 4))
+    assert one.seed == again.seed != other.seed
+    assert one.first_rays.tolist() == [0, 32]
 
 
 def test_random_rays_are_those_of_the_camera() -> None:

@@ -13,7 +13,7 @@ from test_composite import make_samples
 from test_volume_render import SPEC, make_rays
 
 import ginr_fast
-from ginr_fast import BackendError, RenderConvention, composite, volume_render
+from ginr_fast import BackendError, RaySeed, RenderConvention, composite, volume_render
 
 EVERY = ["native", "blocked", "reference"]
 ORIGINS, DIRECTIONS = make_rays(2, 5)
@@ -69,8 +69,8 @@ WRONG = [
     ("samples", True, TypeError, "expected an integer, got True"),
     ("seed", -1, ValueError, r"expected 0 to 2\^63 - 1, got -1"),
     ("seed", 1 << 63, ValueError, r"expected 0 to 2\^63 - 1, got 9223372036854775808"),
-    ("seed", 0.5, TypeError, "expected an integer or None, got 0.5"),
-    ("seed", False, TypeError, "expected an integer or None, got False"),
+    ("seed", 0.5, TypeError, "expected an integer, a RaySeed or None, got 0.5"),
+    ("seed", False, TypeError, "expected an integer, a RaySeed or None, got False"),
     ("convention", "NeRF", ValueError, "expected one of mnif, functa, trans_inr, nerf, got 'NeRF'"),
     ("convention", None, TypeError, "expected a name or a RenderConvention, got NoneType"),
     ("convention", {}, TypeError, "expected a name or a RenderConvention, got dict"),
@@ -85,6 +85,29 @@ def test_wrong_arguments_of_volume_render(argument, value, error, message, backe
     named = "origins" if argument == "weights" and message == "expected shape" else argument
     with ginr_fast.backend(backend), pytest.raises(error, match=f"^{named}: {message}"):
         volume_render(**{**GOOD, argument: value})
+
+
+FIRST = torch.tensor([0, 5])
+WRONG_NUMBERS = [
+    (None, FIRST, TypeError, "seed: expected an integer, a RaySeed or None, got None"),
+    (0.5, FIRST, TypeError, "seed: expected an integer, a RaySeed or None, got 0.5"),
+    (-1, FIRST, ValueError, r"seed: expected 0 to 2\^63 - 1, got -1"),
+    (1, 5, TypeError, "first_rays: expected a tensor, got int"),
+    (1, [0, 5], TypeError, "first_rays: expected a tensor, got list"),
+    (1, FIRST.float(), TypeError, "first_rays: expected dtype int64, got float32"),
+    (1, FIRST.int(), TypeError, "first_rays: expected dtype int64, got int32"),
+    (1, FIRST[:1], ValueError, r"first_rays: expected shape \(2\), got \(1\)"),
+    (1, FIRST[:, None], ValueError, r"first_rays: expected shape \(2\), got \(2, 1\)"),
+    (1, FIRST - 3, ValueError, "first_rays: expected 0 up, got -3"),
+    (1, FIRST.to("meta"), ValueError, "first_rays: expected device cpu, got meta"),
+]
+
+
+@pytest.mark.parametrize("backend", EVERY)
+@pytest.mark.parametrize(("seed", "first", "error", "message"), WRONG_NUMBERS)
+def test_wrong_numbers_of_rays(seed, first, error, message, backend):
+    with ginr_fast.backend(backend), pytest.raises(error, match=f"^{message}"):
+        volume_render(**{**GOOD, "seed": RaySeed(seed, first)})
 
 
 VALUES, T, WAYS = make_samples(4, 9)
@@ -252,14 +275,14 @@ def test_what_is_not_a_number_shows(bad, name):
 
 
 @pytest.mark.parametrize("backend", ["native", "blocked"])
-@pytest.mark.parametrize("seed", [None, 3])
-def test_opcheck(seed, backend):
+@pytest.mark.parametrize(("seed", "first"), [(None, None), (3, None), (3, FIRST)])
+def test_opcheck(seed, first, backend):
     convention = RenderConvention().key
     settings = SPEC.key, convention, 0.8, 1.8, 4, seed, backend
     inputs = [x.clone().requires_grad_() for x in (ORIGINS, DIRECTIONS, WEIGHTS)]
-    arguments = *inputs, *settings
+    arguments = *inputs, first, *settings
     torch.library.opcheck(torch.ops.ginr_fast.volume_render.default, arguments)
-    arguments = *[x.detach() for x in inputs], *settings
+    arguments = *[x.detach() for x in inputs], first, *settings
     for needed in (["origins", "directions", "weights"], ["weights"]):
         given = torch.randn(2, 5, 5), *arguments, needed
         torch.library.opcheck(torch.ops.ginr_fast.volume_render_backward.default, given)
@@ -271,11 +294,16 @@ def test_opcheck(seed, backend):
     torch.library.opcheck(torch.ops.ginr_fast.composite_backward.default, given)
 
 
-def rendered(origins, directions, weights):
+def rendered(origins, directions, weights, seed=2):
     out = volume_render(
-        origins, 2 * directions, weights.tanh(), SPEC, near=0.8, far=1.8, samples=7, seed=2
+        origins, 2 * directions, weights.tanh(), SPEC, near=0.8, far=1.8, samples=7, seed=seed
     )
     return torch.cat((out.color, out.opacity.unsqueeze(-1), out.depth.unsqueeze(-1)), -1)
+
+
+def renumbered(origins, directions, weights):
+    seed = RaySeed(2, 40 + 3 * torch.arange(len(weights)))
+    return rendered(origins, directions, weights, seed.of(slice(None)))
 
 
 def composited(values, t, directions):
@@ -283,13 +311,18 @@ def composited(values, t, directions):
     return torch.cat((out.color, out.opacity.unsqueeze(-1), out.depth.unsqueeze(-1)), -1)
 
 
-@pytest.mark.parametrize("backend", EVERY)
-@pytest.mark.parametrize("function", [rendered, composited])
+@pytest.mark.parametrize(
+    ("function", "backend"),
+    [
+        *((function, backend) for function in (rendered, composited) for backend in EVERY),
+        *((renumbered, backend) for backend in ("native", "blocked")),
+    ],
+)
 def test_compiled(function, backend):
     torch.compiler.reset()
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
     for batch, count in ((2, 9), (3, 12)):
-        if function is rendered:
+        if function is not composited:
             inputs = *make_rays(batch, count), make_weights(SPEC, batch)
         else:
             inputs = make_samples(batch, count, 9 + batch)
@@ -306,12 +339,14 @@ def test_compiled(function, backend):
 @pytest.mark.parametrize("backend", ["native", "blocked"])
 def test_exported(backend, tmp_path):
     class Renderer(torch.nn.Module):
-        def forward(self, origins, directions, weights):
-            return rendered(origins, directions, weights)
+        def forward(self, origins, directions, weights, first_rays):
+            return rendered(origins, directions, weights, RaySeed(2, first_rays))
 
     inputs = ORIGINS, DIRECTIONS, WEIGHTS
     with ginr_fast.backend(backend):
-        torch.export.save(torch.export.export(Renderer(), inputs), tmp_path / "rays.pt2")
-        want = rendered(*inputs)
-    loaded = torch.export.load(tmp_path / "rays.pt2").module()
-    torch.testing.assert_close(loaded(*inputs), want)
+        exported = torch.export.export(Renderer(), (*inputs, FIRST))
+        torch.export.save(exported, tmp_path / "rays.pt2")
+        loaded = torch.export.load(tmp_path / "rays.pt2").module()
+        for first in (FIRST, 9 * FIRST + 2):
+            want = rendered(*inputs, RaySeed(2, first))
+            torch.testing.assert_close(loaded(*inputs, first), want)

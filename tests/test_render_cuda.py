@@ -42,11 +42,17 @@ def dense(weights: Tensor, last: float = 3.0) -> Tensor:
 
 
 def check(
-    gpu: Emulated, spec, rendering: Rendering, batch: int, count: int, weights: Tensor
+    gpu: Emulated,
+    spec,
+    rendering: Rendering,
+    batch: int,
+    count: int,
+    weights: Tensor,
+    first_rays: Tensor | None = None,
 ) -> None:
     """Values and gradients against the formula in float64."""
     origins, directions = make_rays(batch, count)
-    call = render_call(rendering)
+    call = render_call(rendering, first_rays=first_rays)
     generator = torch.Generator().manual_seed(6)
     grad = torch.randn(batch, count, 5, generator=generator).bfloat16().float()
     got, values = gpu.render(spec, call, weights, origins, directions, keep=True)
@@ -55,7 +61,7 @@ def check(
 
     leaf = weights.double().requires_grad_()
     rays = origins.double(), directions.double()
-    want = reference.volume_render(*rays, leaf, spec, rendering)
+    want = reference.volume_render(*rays, leaf, spec, rendering, first_rays)
     (want_grad,) = torch.autograd.grad(want, leaf, grad.double())
     limit = LIMITS[weights.dtype]
     assert relative_error(got, want.detach()) <= limit
@@ -67,6 +73,13 @@ def check(
 def test_conventions(gpu, convention, seed):
     rendering = Rendering(CONVENTIONS[convention], 0.8, 1.8, 12, seed)
     check(gpu, FIELD, rendering, 2, 11, dense(make_weights(FIELD, 2), 0.5))
+
+
+@pytest.mark.parametrize("convention", ["mnif", "trans_inr"])
+def test_numbers_of_rays(gpu, convention):
+    rendering = Rendering(CONVENTIONS[convention], 0.8, 1.8, 12, 7)
+    first = torch.tensor([300, (1 << 63) - 5])
+    check(gpu, FIELD, rendering, 2, 40, dense(make_weights(FIELD, 2), 0.5), first)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 31, 33, 70])

@@ -22,7 +22,16 @@ from field_cases import (
 from test_composite import own_composite
 
 import ginr_fast
-from ginr_fast import BackendError, FieldSpec, RenderConvention, field_mlp, volume_render
+from ginr_fast import (
+    BackendError,
+    FieldSpec,
+    OccupancyGrid,
+    RaySeed,
+    RenderConvention,
+    field_mlp,
+    volume_render,
+)
+from ginr_fast.ops.volume_render import blocked
 from ginr_fast.ops.volume_render.convention import CONVENTIONS, Rendering
 from ginr_fast.ops.volume_render.random import uniform
 from ginr_fast.ops.volume_render.reference import positions
@@ -100,14 +109,15 @@ def test_the_generator_gives_the_published_numbers(counter, key, words):
 
 @pytest.mark.parametrize("seed", [0, 1, 12345, (1 << 32) + 7, (1 << 63) - 1])
 def test_uniform_numbers_are_those_of_the_generator(seed):
-    got = uniform(seed, 3, 11, torch.device("cpu"))
-    assert got.dtype == torch.float32 and got.shape == (3, 11)
-    want = [[own_uniform(seed, ray, sample) for sample in range(11)] for ray in range(3)]
+    rays = [0, 1, 2, (1 << 32) - 1, (1 << 32) + 5, (1 << 63) - 1]
+    got = uniform(seed, torch.tensor(rays), 11)
+    assert got.dtype == torch.float32 and got.shape == (6, 11)
+    want = [[own_uniform(seed, ray, sample) for sample in range(11)] for ray in rays]
     assert got.tolist() == want
 
 
 def test_uniform_numbers_are_uniform_and_independent():
-    u = uniform(7, 2000, 64, torch.device("cpu")).double()
+    u = uniform(7, torch.arange(2000), 64).double()
     assert u.min() >= 0 and u.max() < 1 and u.unique().numel() > 127_000
     assert abs(u.mean() - 0.5) < 5 / math.sqrt(12 * u.numel())
     assert abs(u.var() - 1 / 12) < 1e-3
@@ -117,7 +127,7 @@ def test_uniform_numbers_are_uniform_and_independent():
     spread = 5 / math.sqrt(u.numel())
     for a, b in ((u[:, 1:], u[:, :-1]), (u[1:], u[:-1]), (u[:, 4:], u[:, :-4])):
         assert abs(((a - 0.5) * (b - 0.5)).mean() * 12) < spread
-    other = uniform(8, 2000, 64, torch.device("cpu")).double()
+    other = uniform(8, torch.arange(2000), 64).double()
     assert abs(((u - 0.5) * (other - 0.5)).mean() * 12) < spread
 
 
@@ -131,6 +141,13 @@ def test_positions(samples, jitter):
         for batch, ray in itertools.product(range(2), range(4)):
             want = own_positions(0.5, 2.0, samples, seed, 4 * batch + ray, jitter)
             torch.testing.assert_close(got.expand(2, 4, -1)[batch, ray].tolist(), want)
+        if seed is not None:
+            first = torch.tensor([7, (1 << 63) - 2])  # the last two are past 2^63
+            moved = positions(Rendering(convention, 0.5, 2.0, samples, seed), 2, 4, like, first)
+            for batch, ray in itertools.product(range(2), range(4)):
+                number = first[batch].item() + ray
+                want = own_positions(0.5, 2.0, samples, seed, number, jitter)
+                torch.testing.assert_close(moved.expand(2, 4, -1)[batch, ray].tolist(), want)
         assert (got[..., 1:] > got[..., :-1]).all()  # in order, however they are moved
 
 
@@ -338,27 +355,33 @@ def test_gradcheck_and_gradgradcheck(convention, backend):
     spec = make_spec(coord_dim=3, out_dim=3, hidden_dim=3, hidden_layers=0, activation="sine", w0=2)
     weights = 3 * make_weights(spec, 1, torch.float64)
     inputs = [x.requires_grad_() for x in (*make_rays(1, 2, torch.float64), weights)]
-    function = renderer(spec, samples=3, convention=convention, seed=2)
+    seed = RaySeed(2, torch.tensor([1 << 40]))
+    function = renderer(spec, samples=3, convention=convention, seed=seed)
     with ginr_fast.backend(backend):
         assert torch.autograd.gradcheck(function, inputs)
         assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", NATIVE)
-def test_second_order_of_native(name):
+@pytest.mark.parametrize("seed", [None, RaySeed(3, torch.tensor([8, 400]))])
+def test_second_order_of_native(seed, name):
+    render = renderer(seed=seed)
+
     def stepped(origins, directions, weights):
-        loss = renderer()(origins, directions, weights).color.square().mean()
+        loss = render(origins, directions, weights).color.square().mean()
         (slope,) = torch.autograd.grad(loss, weights, create_graph=True)
-        return renderer()(origins, directions, weights - 0.1 * slope)
+        return render(origins, directions, weights - 0.1 * slope)
 
     inputs = *make_rays(2, 21), make_weights(SPEC, 2)
     check_accuracy(stepped, inputs, name, 2e-5, as_float32=True)
 
 
-@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("seed", [None, 5, "numbered"])
 @pytest.mark.parametrize(("batch", "rays", "samples"), [(1, 500, 32), (3, 70, 65), (100, 3, 7)])
 def test_results_do_not_depend_on_the_number_of_threads(batch, rays, samples, seed):
     inputs = *make_rays(batch, rays), make_weights(SPEC, batch)
+    if seed == "numbered":
+        seed = numbered(list(range(5, 5 + 1000 * batch, 1000)))
     function = renderer(samples=samples, seed=seed)
     found = []
     for number in (1, 2, 5):
@@ -381,6 +404,56 @@ def test_a_seed_decides_the_picture(name):
     with engine(name):
         alone = renderer(seed=4)(*(x[:1] for x in inputs)).color
     torch.testing.assert_close(alone, first[:1])
+
+
+def numbered(first):
+    return RaySeed(4, torch.tensor(first))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(("count", "samples"), [(10, 9), (400, 32)])
+def test_parts_of_a_batch_give_what_the_whole_gives(count, samples, name, monkeypatch):
+    """Values and gradients of some instances, of some rays, and by pieces within a backend."""
+    inputs = *make_rays(3, count), make_weights(SPEC, 3)
+
+    def found(origins, directions, weights, seed):
+        rays = [x.detach().requires_grad_() for x in (origins, directions)]
+        with engine(name):
+            out = renderer(seed=seed, samples=samples)(*rays, weights)
+            total = sum(part.sum() for part in out)
+            return [*(part.detach() for part in out), *torch.autograd.grad(total, rays)]
+
+    def check(got, want):
+        for part, expected in zip(got, want, strict=True):
+            torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-5)
+
+    whole = found(*inputs, 4)
+    same = found(*inputs, numbered([0, count, 2 * count]))
+    assert all(torch.equal(a, b) for a, b in zip(same, whole, strict=True))
+    for rows in ([0], [1, 2], [2, 0]):
+        seed = numbered([row * count for row in rows])
+        check(found(*(x[rows] for x in inputs), seed), [part[rows] for part in whole])
+    # Another number is another picture, and a plain seed numbers the rays of the call.
+    other = found(*(x[1:] for x in inputs), 4)[0]
+    assert ((other - whole[0][1:]).abs().amax(-1) > 1e-6).all()
+    split = count * 3 // 7
+    for span in (slice(split), slice(split, None)):
+        seed = numbered([row * count + (span.start or 0) for row in range(3)])
+        rays = [x[:, span] for x in inputs[:2]]
+        check(found(*rays, inputs[2], seed), [part[:, span] for part in whole])
+    if name == "blocked":
+        monkeypatch.setattr(blocked, "block_rows", lambda device: samples)
+        check(found(*inputs, numbered([0, count, 2 * count])), whole)
+
+
+def test_parts_of_a_batch_with_an_occupancy_grid():
+    bits = torch.full((2, 1), -1, dtype=torch.int32)
+    grid = OccupancyGrid(bits, 2, (-1.0,) * 3, (1.0,) * 3, 0.0)
+    inputs = *make_rays(2, 12), make_weights(SPEC, 2)
+    want = renderer(seed=numbered([30, 80]))(*inputs).color
+    got = renderer(seed=numbered([30, 80]), occupancy=grid)(*inputs).color
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+    assert (renderer(seed=4, occupancy=grid)(*inputs).color - want).abs().max() > 1e-3
 
 
 def test_conventions_are_not_the_same():

@@ -16,12 +16,14 @@ struct Source {
   int64_t count;       // samples of an instance
   const float* coords;  // (B, count, d), (1, count, d) if shared; null: rays
   bool shared;
-  const float* origins;     // (B, N, 3), count = N S
-  const float* directions;  // (B, N, 3)
+  const float* origins;        // (B, N, 3), count = N S
+  const float* directions;     // (B, N, 3)
+  RayNumbers numbers;
   Rendering rendering;
 };
 
-// t_k of a ray, as sample_position has it: an array indexed at run time would not be in registers.
+// t_k of the ray of a number, as sample_position has it: an array indexed at run time would not be
+// in registers.
 GINR_DEVICE float ray_position(const Rendering& rendering, uint64_t ray, int64_t k) {
   if (rendering.jitter == Jitter::none) return regular_position(rendering, k);
   uint32_t word[4];
@@ -49,7 +51,8 @@ GINR_DEVICE void load_coords(const Source& source, int64_t b, int64_t first, int
     } else {
       const int64_t samples = source.rendering.samples;
       const int64_t ray = b * (source.count / samples) + sample / samples;
-      const float t = ray_position(source.rendering, ray, sample % samples);
+      const uint64_t number = source.numbers.of(b, ray);
+      const float t = ray_position(source.rendering, number, sample % samples);
       for (int i = 0; i < 3; ++i) x[r * d + i] = position(source, ray, t, i);
     }
   }

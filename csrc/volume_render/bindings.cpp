@@ -51,19 +51,20 @@ Occupancy make_occupancy(uintptr_t bits, int64_t resolution, const std::array<fl
 }
 
 cpu::Batch batch_of(const Problem& problem, const Rendering& rendering, int64_t batch,
-                    int64_t rays) {
+                    int64_t rays, uintptr_t first_rays) {
   if (problem.field.coord_dim != 3 || problem.field.out_dim < 2) {
     throw std::invalid_argument("field: expected 3 coordinates, a colour and a density");
   }
-  return {problem.field, problem.frequencies(), rendering, batch, rays};
+  return {problem.field, problem.frequencies(), rendering, batch, rays,
+          {pointer<const uint64_t>(first_rays), rays}};
 }
 
 void bind_cpu(py::module_& module) {
   module.def("volume_render_cpu_float32",
              [](const Problem& problem, const Rendering& rendering, const Occupancy& occupancy,
-                int64_t batch, int64_t rays, uintptr_t weights, uintptr_t origins,
-                uintptr_t directions, uintptr_t out, int threads) {
-               const cpu::Batch all = batch_of(problem, rendering, batch, rays);
+                int64_t batch, int64_t rays, uintptr_t first_rays, uintptr_t weights,
+                uintptr_t origins, uintptr_t directions, uintptr_t out, int threads) {
+               const cpu::Batch all = batch_of(problem, rendering, batch, rays, first_rays);
                py::gil_scoped_release release;
                cpu::forward(all, occupancy, pointer<const float>(weights),
                             pointer<const float>(origins), pointer<const float>(directions),
@@ -71,10 +72,10 @@ void bind_cpu(py::module_& module) {
              });
   module.def("volume_render_backward_cpu_float32",
              [](const Problem& problem, const Rendering& rendering, int64_t batch, int64_t rays,
-                uintptr_t weights, uintptr_t origins, uintptr_t directions, uintptr_t grad,
-                uintptr_t grad_weights, uintptr_t grad_origins, uintptr_t grad_directions,
-                int threads) {
-               const cpu::Batch all = batch_of(problem, rendering, batch, rays);
+                uintptr_t first_rays, uintptr_t weights, uintptr_t origins, uintptr_t directions,
+                uintptr_t grad, uintptr_t grad_weights, uintptr_t grad_origins,
+                uintptr_t grad_directions, int threads) {
+               const cpu::Batch all = batch_of(problem, rendering, batch, rays, first_rays);
                py::gil_scoped_release release;
                cpu::backward(all, pointer<const float>(weights), pointer<const float>(origins),
                              pointer<const float>(directions), pointer<const float>(grad),

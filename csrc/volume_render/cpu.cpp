@@ -44,7 +44,7 @@ void forward(const Batch& batch, const Occupancy& occupancy, const float* weight
     task.weights = weights + b * field.parameters();
     task.origins = origins + 3 * ray;
     task.directions = directions + 3 * ray;
-    task.first_ray = static_cast<uint64_t>(ray);
+    task.first_ray = batch.numbers.of(b, ray);
     task.rays = std::min(rays, batch.rays - first);
     task.out = out + ray * (field.out_dim + 1);
     if (sparse) {
@@ -81,7 +81,7 @@ void backward(const Batch& batch, const float* weights, const float* origins,
     task.weights = weights + b * parameters;
     task.origins = origins + 3 * ray;
     task.directions = directions + 3 * ray;
-    task.first_ray = static_cast<uint64_t>(ray);
+    task.first_ray = batch.numbers.of(b, ray);
     task.rays = std::min(rays, batch.rays - first);
     task.grad = grad + ray * (field.out_dim + 1);
     task.grad_weights = sums == nullptr ? nullptr : sums + index * parameters;

@@ -16,6 +16,7 @@ struct Batch {
   Rendering rendering;
   int64_t batch;
   int64_t rays;
+  RayNumbers numbers;
 };
 
 // origins and directions (B, N, 3); out (B, N, channels + 2). Without a grid, occupancy.bits is

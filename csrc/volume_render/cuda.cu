@@ -19,12 +19,13 @@ Source rays_of(const Batch& batch, const float* origins, const float* directions
   source.count = batch.rays * batch.rendering.samples;
   source.origins = origins;
   source.directions = directions;
+  source.numbers = batch.numbers;
   source.rendering = batch.rendering;
   return source;
 }
 
 Samples samples_of(const Values& values) {
-  return {values.rays, values.values, values.t, values.scale, nullptr, values.rendering};
+  return {values.rays, values.values, values.t, values.scale, nullptr, values.rendering, {}};
 }
 
 dim3 composite_grid(int64_t rays) {
@@ -71,7 +72,8 @@ void backward(const Batch& batch, const BackwardSizes& sizes, const void* weight
               const float* grad, float* grad_values, float* partial, void* workspace,
               Launch launch) {
   const int64_t rays = batch.batch * batch.rays;
-  const Samples in = {rays, values, nullptr, nullptr, directions, batch.rendering};
+  const Samples in = {rays,       values,          nullptr,      nullptr,
+                      directions, batch.rendering, batch.numbers};
   field_mlp::cuda::check(cudaSetDevice(launch.device));
   start(composite_backward_kernel, composite_grid(rays), kCompositeWarps * kWarp, 0, launch, in,
         grad, SampleGrads{grad_values, nullptr, nullptr});

@@ -28,6 +28,7 @@ struct Batch {
   int operand_type;
   int64_t batch;
   int64_t rays;
+  RayNumbers numbers;
 };
 
 // Why a device cannot render a field, or an empty string.

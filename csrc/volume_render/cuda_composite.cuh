@@ -17,6 +17,7 @@ struct Samples {
   const float* scale;     // (R), of the intervals, or null: from directions
   const float* directions;  // (R, 3)
   Rendering rendering;
+  RayNumbers numbers;
 };
 
 // One sample as a lane has it; past the end of the ray it changes nothing.
@@ -38,8 +39,9 @@ GINR_DEVICE Sample sample_at(const Samples& in, int64_t ray, int64_t k, float sc
     s.t = t[0];
     s.interval = k + 1 == samples ? in.rendering.last_interval : t[1] - t[0];
   } else {
-    s.t = ray_position(in.rendering, ray, k);
-    s.interval = interval(in.rendering, ray, k, s.t);
+    const uint64_t number = in.numbers.of(ray / in.numbers.rays, ray);
+    s.t = ray_position(in.rendering, number, k);
+    s.interval = interval(in.rendering, number, k, s.t);
   }
   const float density =
       density_of(in.rendering.density, in.values[(ray * samples + k) * 4 + 3]);

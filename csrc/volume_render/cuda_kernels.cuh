@@ -88,8 +88,9 @@ GINR_DEVICE void fill_queue(const Source& source, const Occupancy& grid, int64_t
     bool take = k < samples;
     float t = 0.0f, gap = 0.0f;
     if (take) {
-      t = ray_position(rendering, ray, k);
-      gap = interval(rendering, ray, k, t);
+      const uint64_t number = source.numbers.of(b, ray);
+      t = ray_position(rendering, number, k);
+      gap = interval(rendering, number, k, t);
       if (grid.bits != nullptr && gap < kEndlessInterval) {
         const float x[3] = {position(source, ray, t, 0), position(source, ray, t, 1),
                             position(source, ray, t, 2)};

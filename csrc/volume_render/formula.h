@@ -31,6 +31,18 @@ struct Rendering {
   uint64_t seed;
 };
 
+// What the random numbers along a ray belong to.
+struct RayNumbers {
+  const uint64_t* first;  // (B), of each instance's first ray; null: rays are numbered through
+  int64_t rays;           // N of an instance
+
+  // The number of a ray of instance b, counted through the batch.
+  GINR_HOST_DEVICE uint64_t of(int64_t b, int64_t ray) const {
+    return static_cast<uint64_t>(ray) +
+           (first == nullptr ? 0 : first[b] - static_cast<uint64_t>(b * rays));
+  }
+};
+
 // Four random words that depend on the arguments alone: Philox4x32-10 (Salmon et al., "Parallel
 // random numbers: as easy as 1, 2, 3", 2011), the seed as key, (ray, group) as counter.
 GINR_HOST_DEVICE inline void random_words(uint64_t seed, uint64_t ray, uint32_t group,
@@ -86,7 +98,7 @@ GINR_HOST_DEVICE inline float jittered_position(const Rendering& r, int64_t k, f
   return low + u * (high - low);
 }
 
-// t_k of a ray; rays of a batch are numbered through.
+// t_k of the ray of a number.
 GINR_HOST_DEVICE inline float sample_position(const Rendering& r, uint64_t ray, int64_t k) {
   if (r.jitter == Jitter::none) return regular_position(r, k);
   return jittered_position(r, k, uniform_number(r.seed, ray, static_cast<uint32_t>(k)));

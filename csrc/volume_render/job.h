@@ -17,7 +17,7 @@ struct RenderTask {
   const float* weights;
   const float* origins;     // (rays, 3)
   const float* directions;  // (rays, 3)
-  uint64_t first_ray;       // number of the first ray in the whole batch
+  uint64_t first_ray;       // number of the first ray; the others follow
   int64_t rays;
   float* out;  // (rays, channels + 2)
   float* scratch;

@@ -15,6 +15,7 @@ from ginr_fast.ops.field_mlp.op import field_mlp
 from ginr_fast.ops.volume_render.convention import RenderConvention, RenderedRays
 from ginr_fast.ops.volume_render.occupancy import OccupancyGrid
 from ginr_fast.ops.volume_render.op import volume_render
+from ginr_fast.ops.volume_render.random import Seed
 from ginr_fast.rays import Focal, pixel_rays
 
 MAX_RAYS = 1 << 16
@@ -88,7 +89,7 @@ class FieldDecoder(nn.Module):
         far: float,
         samples: int,
         convention: str | RenderConvention = "mnif",
-        seed: int | None = None,
+        seed: Seed | None = None,
         occupancy: OccupancyGrid | None = None,
     ) -> RenderedRays:
         """Colour, opacity and depth along rays, see :func:`ginr_fast.volume_render`.

@@ -17,6 +17,7 @@ from ginr_fast.ops.group_weights import group_weights
 from ginr_fast.ops.group_weights.op import Layout
 from ginr_fast.ops.low_rank_weights import low_rank_weights
 from ginr_fast.ops.volume_render.convention import RenderConvention, RenderedRays
+from ginr_fast.ops.volume_render.random import Seed
 
 _SMALL = 0.1
 
@@ -75,7 +76,7 @@ class TokenFieldDecoder(nn.Module, ABC):
         far: float,
         samples: int,
         convention: str | RenderConvention = "trans_inr",
-        seed: int | None = None,
+        seed: Seed | None = None,
     ) -> RenderedRays:
         """Colour, opacity and depth along rays, see :meth:`ginr_fast.FieldDecoder.render`."""
         return self.field.render(

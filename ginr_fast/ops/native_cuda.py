@@ -129,6 +129,7 @@ def render_forward(
     description: _C.Field,
     rendering: _C.Rendering,
     occupancy: _C.Occupancy,
+    first_rays: Tensor | None,
     values: Tensor | None = None,
 ) -> Tensor:
     """``(B, N, 3)`` rays to ``(B, N, 5)`` float32; fills ``values``, ``(B, N, S, 4)``, if given."""
@@ -137,7 +138,7 @@ def render_forward(
     batch, rays = origins.shape[:2]
     out = _new(weights, batch, rays, 5)
     types = _TYPES[weights.dtype], _operand(spec, weights.dtype)
-    where = [_at(t) for t in (weights, origins, directions, out, values)]
+    where = [_at(t) for t in (first_rays, weights, origins, directions, out, values)]
     settings = description, rendering, occupancy
     _launch("volume_render_cuda", weights, *settings, *types, batch, rays, *where)
     return out
@@ -152,6 +153,7 @@ def render_backward(
     description: _C.Field,
     rendering: _C.Rendering,
     occupancy: _C.Occupancy,
+    first_rays: Tensor | None,
     samples: int,
 ) -> Tensor:
     """The gradient of the packed weights, ``(B, P)`` float32."""
@@ -160,9 +162,8 @@ def render_backward(
     batch, rays = origins.shape[:2]
     values = _new(weights, batch, rays, samples, 4)
     settings = description, rendering
-    render_forward(
-        origins, directions, weights, spec, description, rendering, occupancy, values=values
-    )
+    described = spec, *settings, occupancy
+    render_forward(origins, directions, weights, *described, first_rays, values=values)
     operand = _operand(spec, weights.dtype)
     parts, size = _C.volume_render_backward_sizes_cuda(
         *settings, operand, batch, rays, weights.device.index
@@ -171,8 +172,8 @@ def render_backward(
     partial = _new(weights, parts, batch, weights.shape[1])
     of_values = torch.empty_like(values)
     types = _TYPES[weights.dtype], operand
-    tensors = (weights, origins, directions, values, grad, of_values, partial, workspace)
-    where = [_at(tensor) for tensor in tensors]
+    inputs = first_rays, weights, origins, directions, values, grad
+    where = [_at(tensor) for tensor in (*inputs, of_values, partial, workspace)]
     _launch("volume_render_backward_cuda", weights, *settings, *types, batch, rays, parts, *where)
     return partial.sum(0)
 

@@ -77,12 +77,13 @@ def forward(
     weights: Tensor,
     spec: FieldSpec,
     rendering: Rendering,
+    first_rays: Tensor | None,
     occupancy: OccupancyGrid | None,
 ) -> Tensor:
     """``(B, N, 3)`` rays through ``(B, P)`` fields, none of them empty, to ``(B, N, C + 2)``."""
     if weights.is_cuda:
         settings = native_field.field(spec), _rendering(rendering), _occupancy(occupancy)
-        return native_cuda.render_forward(origins, directions, weights, spec, *settings)
+        return native_cuda.render_forward(origins, directions, weights, spec, *settings, first_rays)
     origins, directions, weights = plain(origins), plain(directions), plain(weights)
     batch, rays = origins.shape[:2]
     out = origins.new_empty(batch, rays, spec.out_dim + 1)
@@ -92,6 +93,7 @@ def forward(
         _occupancy(occupancy),
         batch,
         rays,
+        address(first_rays),
         address(weights),
         address(origins),
         address(directions),
@@ -108,6 +110,7 @@ def backward(
     weights: Tensor,
     spec: FieldSpec,
     rendering: Rendering,
+    first_rays: Tensor | None,
     needed: Sequence[str],
 ) -> dict[str, Tensor]:
     """Gradients for those of ``origins``, ``directions`` and ``weights`` that are needed; on a GPU
@@ -115,7 +118,7 @@ def backward(
     if weights.is_cuda:
         settings = native_field.field(spec), _rendering(rendering), _occupancy(None)
         of_weights = native_cuda.render_backward(
-            grad, origins, directions, weights, spec, *settings, rendering.samples
+            grad, origins, directions, weights, spec, *settings, first_rays, rendering.samples
         )
         return {"weights": of_weights}
     grad, origins, directions = plain(grad), plain(origins), plain(directions)
@@ -132,6 +135,7 @@ def backward(
         _rendering(rendering),
         batch,
         rays,
+        address(first_rays),
         address(weights),
         address(origins),
         address(directions),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.decoders.token_field import TokenFieldDecoder
 from ginr_fast.ops.volume_render.convention import RenderedRays
+from ginr_fast.ops.volume_render.random import Seed
 from ginr_fast.systems.mnif import Mnif
 
 
@@ -193,7 +194,7 @@ class MnifFields:
         return self.model.decoder(coords, weights)
 
     def render(
-        self, origins: Tensor, directions: Tensor, weights: Tensor, *, seed: int | None = None
+        self, origins: Tensor, directions: Tensor, weights: Tensor, *, seed: Seed | None = None
     ) -> RenderedRays:
         """Colours along rays, as :meth:`Mnif.render` gives them."""
         config = self.model.config

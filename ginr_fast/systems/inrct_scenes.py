@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -14,6 +15,7 @@ from ginr_fast.generation.consistency import ConsistencySchedule, per_instance
 from ginr_fast.generation.sampling import SamplingOptions, noise
 from ginr_fast.ops.checks import check_tensor
 from ginr_fast.ops.group_weights.op import Layout
+from ginr_fast.ops.volume_render.random import Seed
 from ginr_fast.rays import random_poses
 from ginr_fast.systems.hyper_network import HyperConfig
 from ginr_fast.systems.inrct import TrainingOutputs
@@ -66,6 +68,26 @@ class InrctScenesConfig(RadianceConfig):
             mlp_dim=self.encoder_mlp_dim,
             token_self_attention=self.token_self_attention,
         )
+
+
+class EarlierViews(NamedTuple):
+    """What the teacher is given of the instances whose earlier level r is above 0.
+
+    Args:
+        noisy: s_r, ``(M, 3, image_size, image_size)``, in data space.
+        t: r, ``(M,)``.
+        origins: of the query views' rays, ``(M, N, 3)``.
+        directions: the same shape.
+        values: q_r along them, ``(M, N, 3)``, in data space.
+        seed: of the samples' jitter along these rays; None for none.
+    """
+
+    noisy: torch.Tensor
+    t: torch.Tensor
+    origins: torch.Tensor
+    directions: torch.Tensor
+    values: torch.Tensor
+    seed: Seed | None = None
 
 
 class InrctScenes(RadianceViews, AveragedModel):
@@ -180,8 +202,8 @@ class InrctScenes(RadianceViews, AveragedModel):
         origins: torch.Tensor,
         directions: torch.Tensor,
         values: torch.Tensor,
-        earlier: tuple[torch.Tensor, ...] | None = None,
-        seed: int | None = None,
+        earlier: EarlierViews | None = None,
+        seed: Seed | None = None,
     ) -> TrainingOutputs:
         """What a training step compares, of the twin in training and of this model, its teacher.
 
@@ -191,7 +213,7 @@ class InrctScenes(RadianceViews, AveragedModel):
             origins: of the query view's rays, ``(B, N, 3)``.
             directions: the same shape.
             values: q_t along them, ``(B, N, 3)``, in data space.
-            earlier: for the teacher s_r, r, origins, directions and q_r; of any instances.
+            earlier: for the teacher; of any instances, None for none.
             seed: of the samples' jitter along rays; None for none.
         """
         student = self.twin()
@@ -200,9 +222,9 @@ class InrctScenes(RadianceViews, AveragedModel):
         if earlier is None:
             return TrainingOutputs(denoised, signal, None)
         with torch.no_grad():
-            earlier_noisy, r, *rays, earlier_values = earlier
-            shown = self.color(rays[0], rays[1], self.hyper(earlier_noisy, r), seed) * 2 - 1
-            followed = self._consistent(earlier_values, r, shown)
+            tokens = self.hyper(earlier.noisy, earlier.t)
+            shown = self.color(earlier.origins, earlier.directions, tokens, earlier.seed) * 2 - 1
+            followed = self._consistent(earlier.values, earlier.t, shown)
         return TrainingOutputs(denoised, signal, followed)
 
     def _consistent(

@@ -17,6 +17,7 @@ from ginr_fast.decoders.field import FieldDecoder
 from ginr_fast.fields import FieldSpec, FourierEncoding
 from ginr_fast.ops.checks import check_tensor
 from ginr_fast.ops.volume_render.convention import RenderedRays
+from ginr_fast.ops.volume_render.random import Seed, later
 from ginr_fast.systems.image_rendering import output_size
 from ginr_fast.systems.inner_loop import Order, inner_loop
 from ginr_fast.systems.samples import PointSamples, Samples, instance_errors, targets
@@ -205,7 +206,7 @@ class LearnedInit(nn.Module):
         self,
         samples: Samples | Callable[[int], Samples],
         steps: int | None = None,
-        seed: int | None = None,
+        seed: Seed | None = None,
         differentiable: bool = False,
     ) -> torch.Tensor:
         """Packed weights after the inner loop.
@@ -251,7 +252,7 @@ class LearnedInit(nn.Module):
         directions: torch.Tensor,
         weights: torch.Tensor,
         samples: int | None = None,
-        seed: int | None = None,
+        seed: Seed | None = None,
     ) -> RenderedRays:
         """Colours along rays through scenes, by the convention "trans_inr", that of learnit.
 
@@ -324,7 +325,7 @@ class LearnedInit(nn.Module):
         return values.permute(0, 3, 1, 2).clamp(0, 1)
 
     def forward(
-        self, support: Sequence[Samples], query: Samples | None = None, seed: int | None = None
+        self, support: Sequence[Samples], query: Samples | None = None, seed: Seed | None = None
     ) -> MetaLoss:
         """One outer step's objective, from the inner loop on the ``support``.
 
@@ -347,7 +348,7 @@ class LearnedInit(nn.Module):
         if config.order == "reptile":
             objective = 0.5 * (self._start(len(adapted)) - adapted).square().sum(1)
             return MetaLoss(objective, errors)
-        jitter = None if seed is None else seed + config.inner_steps
+        jitter = later(seed, config.inner_steps)
         errors = instance_errors(self, self._packed(adapted), query or draw(0), jitter)
         return MetaLoss(errors, errors.detach())
 
@@ -386,13 +387,12 @@ class LearnedInit(nn.Module):
         return rate * torch.cat(sizes)
 
     def _adapted(
-        self, draw: Callable[[int], Samples], steps: int | None, seed: int | None, order: Order
+        self, draw: Callable[[int], Samples], steps: int | None, seed: Seed | None, order: Order
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows after the inner loop, and the errors before its last step."""
 
         def errors(rows: torch.Tensor, step: int) -> torch.Tensor:
-            jitter = None if seed is None else seed + step
-            return instance_errors(self, self._packed(rows), draw(step), jitter)
+            return instance_errors(self, self._packed(rows), draw(step), later(seed, step))
 
         start = self._start(len(targets(draw(0))))
         steps = self.config.inner_steps if steps is None else steps

@@ -16,6 +16,7 @@ from ginr_fast.decoders.token_field import PatternFieldDecoder
 from ginr_fast.encoders.views import RayChannels
 from ginr_fast.fields import FieldSpec, FourierEncoding
 from ginr_fast.ops.checks import check_tensor
+from ginr_fast.ops.volume_render.random import Seed
 from ginr_fast.rays import plucker
 from ginr_fast.systems.initialization import initialise_decoder
 from ginr_fast.systems.view_synthesis import ViewInr, ViewInrConfig
@@ -43,7 +44,7 @@ class LightField(ViewInr):
         origins: torch.Tensor,
         directions: torch.Tensor,
         tokens: torch.Tensor,
-        seed: int | None = None,
+        seed: Seed | None = None,
     ) -> torch.Tensor:
         """What rays show, see :meth:`ViewInr.color`; nothing is drawn at random along them."""
         check_tensor("directions", directions, origins.shape)

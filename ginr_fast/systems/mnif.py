@@ -17,6 +17,7 @@ from ginr_fast.fields import FieldSpec
 from ginr_fast.ops.checks import check_count, check_tensor
 from ginr_fast.ops.mixture_average.op import mixture_average
 from ginr_fast.ops.volume_render.convention import RenderedRays
+from ginr_fast.ops.volume_render.random import Seed
 
 Modality = Literal["image", "voxels", "scene"]
 Coefficients = Literal["latent", "layerwise", "shared"]
@@ -241,7 +242,7 @@ class Mnif(nn.Module):
         directions: torch.Tensor,
         latent: torch.Tensor,
         samples: int | None = None,
-        seed: int | None = None,
+        seed: Seed | None = None,
     ) -> RenderedRays:
         """Colours along rays through scenes.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ginr_fast.ops.volume_render.random import Seed, later
 from ginr_fast.systems.fitted import view_of
 from ginr_fast.systems.mnif import Mnif
 from ginr_fast.systems.samples import PointSamples, RaySamples, Samples, instance_errors, predict
@@ -91,7 +92,7 @@ class Cavia(nn.Module):
         self,
         samples: Samples,
         latent: torch.Tensor,
-        seed: int | None = None,
+        seed: Seed | None = None,
         second_order: bool = False,
     ) -> torch.Tensor:
         """Latents after the inner loop: φ ← φ − ε s ∇_φ Σ_j L_j, ``inner_steps`` times.
@@ -118,7 +119,7 @@ class Cavia(nn.Module):
         return latent
 
     def forward(
-        self, samples: Samples, latent: torch.Tensor, seed: int | None = None
+        self, samples: Samples, latent: torch.Tensor, seed: Seed | None = None
     ) -> torch.Tensor:
         """Each instance's error after adaptation, ``(B,)``: what training minimises.
 
@@ -147,7 +148,7 @@ class AutoDecoder(nn.Module):
         self.latents = nn.Embedding.from_pretrained(model.initial_latents(noise, std), freeze=False)
 
     def forward(
-        self, samples: Samples, indices: torch.Tensor, seed: int | None = None
+        self, samples: Samples, indices: torch.Tensor, seed: Seed | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Each instance's error, and the penalty on its latent.
 
@@ -184,7 +185,7 @@ def fit_latents(
     steps: int,
     learning_rate: float,
     weight_decay: float = 0.0,
-    seed: int | None = None,
+    seed: Seed | None = None,
 ) -> torch.Tensor:
     """Latents of instances never trained on, by Adam with everything else frozen.
 
@@ -213,8 +214,7 @@ def fit_latents(
     model = view_of(model)  # gradients of its parameters would be most of the work
     with torch.enable_grad():
         for step in range(steps):
-            jitter = None if seed is None else seed + step
-            loss = instance_errors(model, latent, samples(step), jitter).sum()
+            loss = instance_errors(model, latent, samples(step), later(seed, step)).sum()
             if weight_decay:
                 loss = loss + weight_decay * latent_penalty(model, latent).sum()
             optimizer.zero_grad()

@@ -16,6 +16,7 @@ from ginr_fast.encoders.views import RayChannels
 from ginr_fast.fields import FieldSpec, FourierEncoding
 from ginr_fast.ops.group_weights.op import Layout
 from ginr_fast.ops.volume_render.convention import RenderedRays
+from ginr_fast.ops.volume_render.random import Seed
 from ginr_fast.systems.view_synthesis import ViewInr, ViewInrConfig
 
 # Fields see the world as LearnIt-ShapeNet has it, with cameras at this distance: what published
@@ -96,7 +97,7 @@ class RadianceViews(ViewInr):
         origins: torch.Tensor,
         directions: torch.Tensor,
         tokens: torch.Tensor,
-        seed: int | None = None,
+        seed: Seed | None = None,
     ) -> torch.Tensor:
         return self.march(origins, directions, self.decoder.weights(tokens), seed).color
 
@@ -105,7 +106,7 @@ class RadianceViews(ViewInr):
         origins: torch.Tensor,
         directions: torch.Tensor,
         weights: torch.Tensor,
-        seed: int | None = None,
+        seed: Seed | None = None,
     ) -> RenderedRays:
         """Colour, opacity and depth along rays through fields.
 

@@ -9,6 +9,7 @@ import torch
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.ops.checks import check_tensor
 from ginr_fast.ops.volume_render.convention import RenderedRays
+from ginr_fast.ops.volume_render.random import Seed
 
 
 class PointSamples(NamedTuple):
@@ -54,7 +55,7 @@ class DecodesInstances(Protocol):
         instances: torch.Tensor,
         /,
         *,
-        seed: int | None = None,
+        seed: Seed | None = None,
     ) -> RenderedRays: ...
 
 
@@ -64,7 +65,7 @@ def targets(samples: Samples) -> torch.Tensor:
 
 
 def predict(
-    model: DecodesInstances, instances: torch.Tensor, samples: Samples, seed: int | None = None
+    model: DecodesInstances, instances: torch.Tensor, samples: Samples, seed: Seed | None = None
 ) -> torch.Tensor:
     """What the model makes of the places of ``samples``.
 
@@ -83,7 +84,7 @@ def predict(
 
 
 def instance_errors(
-    model: DecodesInstances, instances: torch.Tensor, samples: Samples, seed: int | None = None
+    model: DecodesInstances, instances: torch.Tensor, samples: Samples, seed: Seed | None = None
 ) -> torch.Tensor:
     """The mean squared error of each instance, over its samples and channels.
 

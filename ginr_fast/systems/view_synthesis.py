@@ -13,6 +13,7 @@ from torch import nn
 from ginr_fast.decoders.field import MAX_RAYS
 from ginr_fast.encoders.views import RayChannels, ViewTokenizer
 from ginr_fast.ops.checks import check_tensor
+from ginr_fast.ops.volume_render.random import Seed
 from ginr_fast.rays import Focal, pixel_rays
 from ginr_fast.systems.image_inr import EncoderConfig
 from ginr_fast.systems.initialization import initialise_encoder
@@ -121,7 +122,7 @@ class ViewInr(nn.Module, ABC):
         origins: torch.Tensor,
         directions: torch.Tensor,
         tokens: torch.Tensor,
-        seed: int | None = None,
+        seed: Seed | None = None,
     ) -> torch.Tensor:
         """What rays show.
 
@@ -142,7 +143,7 @@ class ViewInr(nn.Module, ABC):
         support_directions: torch.Tensor,
         origins: torch.Tensor,
         directions: torch.Tensor,
-        seed: int | None = None,
+        seed: Seed | None = None,
     ) -> torch.Tensor:
         """``color(origins, directions, encode(...), seed)``: what a training step calls."""
         tokens = self.encode(images, support_origins, support_directions)

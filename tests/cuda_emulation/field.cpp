@@ -25,6 +25,7 @@ struct RenderCall {
   const uint32_t* bits;
   int64_t resolution;
   double low, high, stop;
+  const uint64_t* first_rays;
 };
 
 Problem problem_of(const Call& call) {
@@ -72,9 +73,11 @@ ginr::Occupancy occupancy_of(const RenderCall& call) {
           static_cast<float>(call.stop)};
 }
 
-render::Batch batch_of(const Problem& problem, const ginr::Rendering& rendering, const Call& call) {
+render::Batch batch_of(const Problem& problem, const ginr::Rendering& rendering, const Call& call,
+                       const RenderCall& how) {
   return {problem,    rendering, static_cast<int>(call.weight_type),
-          static_cast<int>(call.operand_type), call.batch, call.count};
+          static_cast<int>(call.operand_type), call.batch, call.count,
+          {how.first_rays, call.count}};
 }
 
 }  // namespace
@@ -128,14 +131,14 @@ void render_forward(const Call* call, const RenderCall* how, const void* weights
                     const float* origins, const float* directions, float* out, float* values) {
   const Problem problem = problem_of(*call);
   const ginr::Rendering rendering = rendering_of(*how);
-  render::forward(batch_of(problem, rendering, *call), occupancy_of(*how), weights, origins,
+  render::forward(batch_of(problem, rendering, *call, *how), occupancy_of(*how), weights, origins,
                   directions, out, values, {0, 0});
 }
 
 void render_backward_sizes(const Call* call, const RenderCall* how, int64_t* result) {
   const Problem problem = problem_of(*call);
   const ginr::Rendering rendering = rendering_of(*how);
-  const auto sizes = render::backward_sizes(batch_of(problem, rendering, *call), 0);
+  const auto sizes = render::backward_sizes(batch_of(problem, rendering, *call, *how), 0);
   result[0] = sizes.parts;
   result[1] = sizes.workspace;
 }
@@ -145,7 +148,7 @@ void render_backward(const Call* call, const RenderCall* how, const void* weight
                      const float* grad, float* grad_values, float* partial, void* workspace) {
   const Problem problem = problem_of(*call);
   const ginr::Rendering rendering = rendering_of(*how);
-  const render::Batch batch = batch_of(problem, rendering, *call);
+  const render::Batch batch = batch_of(problem, rendering, *call, *how);
   render::backward(batch, render::backward_sizes(batch, 0), weights, origins, directions, values,
                    grad, grad_values, partial, workspace, {0, 0});
 }

@@ -24,6 +24,12 @@ def _spans(rays: int, batch: int, samples: int, device: torch.device) -> Iterato
         yield slice(first, min(first + step, rays))
 
 
+def _positions(rendering: Rendering, origins: Tensor, first_rays: Tensor | None) -> Tensor:
+    batch, rays = origins.shape[:2]
+    t = reference.positions(rendering, batch, rays, origins, first_rays)
+    return t.expand(batch, rays, -1)
+
+
 def _points(
     origins: Tensor, directions: Tensor, t: Tensor, spec: FieldSpec
 ) -> tuple[Tensor, Tensor | None]:
@@ -37,11 +43,16 @@ def _scale(directions: Tensor, convention: RenderConvention) -> Tensor | None:
 
 
 def forward(
-    origins: Tensor, directions: Tensor, weights: Tensor, spec: FieldSpec, rendering: Rendering
+    origins: Tensor,
+    directions: Tensor,
+    weights: Tensor,
+    spec: FieldSpec,
+    rendering: Rendering,
+    first_rays: Tensor | None,
 ) -> Tensor:
     """``(B, N, 3)`` rays through ``(B, P)`` fields to ``(B, N, C + 2)``."""
     batch, rays = origins.shape[:2]
-    where = reference.positions(rendering, batch, rays, origins).expand(batch, rays, -1)
+    where = _positions(rendering, origins, first_rays)
     out = origins.new_empty(batch, rays, spec.out_dim + 1)
     for span in _spans(rays, batch, rendering.samples, origins.device):
         t, d = where[:, span], directions[:, span]
@@ -60,12 +71,13 @@ def backward(
     weights: Tensor,
     spec: FieldSpec,
     rendering: Rendering,
+    first_rays: Tensor | None,
     needed: Sequence[str],
 ) -> dict[str, Tensor]:
     """Gradients for those of ``origins``, ``directions`` and ``weights`` that are needed."""
     batch, rays = origins.shape[:2]
     convention = rendering.convention
-    where = reference.positions(rendering, batch, rays, origins).expand(batch, rays, -1)
+    where = _positions(rendering, origins, first_rays)
     wide = torch.promote_types(weights.dtype, torch.float32)
     grads = {
         "weights": torch.zeros(weights.shape, dtype=wide, device=weights.device),

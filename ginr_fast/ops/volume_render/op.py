@@ -21,10 +21,12 @@ from ginr_fast.ops.volume_render.convention import (
     convention_of,
 )
 from ginr_fast.ops.volume_render.occupancy import OccupancyGrid
+from ginr_fast.ops.volume_render.random import RaySeed, Seed
 from ginr_fast.profiling import annotate
 
 _ARGUMENTS = ("origins", "directions", "weights")
-_TENSORS = "Tensor origins, Tensor directions, Tensor weights"
+_TENSORS = "Tensor origins, Tensor directions, Tensor weights, Tensor? first_rays"
+_INPUTS = 4
 _SETTINGS = (
     "str spec, str convention, float near, float far, SymInt samples, SymInt? seed, str backend"
 )
@@ -42,7 +44,7 @@ def volume_render(
     far: float,
     samples: int,
     convention: str | RenderConvention = "mnif",
-    seed: int | None = None,
+    seed: Seed | None = None,
     occupancy: OccupancyGrid | None = None,
 ) -> RenderedRays:
     """March rays through B radiance fields.
@@ -62,7 +64,9 @@ def volume_render(
         samples: S, evaluations of the field along a ray.
         convention: a :class:`RenderConvention`, or "mnif", "functa", "trans_inr" or "nerf".
         seed: with an integer from 0 up, samples are moved at random as the convention says: the
-            same numbers for the same seed on any device and any number of threads. None: not moved.
+            same numbers for the same seed on any device and any number of threads, of ray n of
+            instance b those of ray ``b·N + n``. A :class:`RaySeed` gives the rays numbers that do
+            not depend on what else a call renders. None: not moved.
         occupancy: what may be skipped; for inference only: the result has no gradient.
 
     Returns:
@@ -92,17 +96,16 @@ def volume_render(
     check_tensor("weights", weights, ("B", spec.parameter_count), dtypes=VALUE_DTYPES)
     if autocasts(weights):
         weights = weights.to(torch.get_autocast_dtype(weights.device.type))
+    number, first_rays = _checked_seed(seed, weights)
     rendering = Rendering(
-        convention_of(convention),
-        *checked_range(near, far),
-        checked_samples(samples),
-        _checked_seed(seed),
+        convention_of(convention), *checked_range(near, far), checked_samples(samples), number
     )
     batch, shape = weights.shape[0], _checked_rays(origins, directions, weights)
     dtype = torch.float64 if weights.dtype == torch.float64 else torch.float32
     count = math.prod(shape)
     flat_origins = origins.to(dtype).reshape(batch, count, 3)
     flat_directions = directions.to(dtype).reshape(batch, count, 3)
+    tensors = flat_origins, flat_directions, weights
     if occupancy is not None:
         _check_occupancy(occupancy, batch, weights, (origins, directions, weights))
     refused = {
@@ -122,20 +125,19 @@ def volume_render(
         dispatch.record(dispatch.Plan("volume_render", backend, (), flops, flops, reasons))
     if occupancy is not None:
         with torch.no_grad():
-            out = _sparse(flat_origins, flat_directions, weights, spec, rendering, occupancy)
+            out = _sparse(*tensors, spec, rendering, first_rays, occupancy)
     elif backend == "reference":
-        out = reference.volume_render(flat_origins, flat_directions, weights, spec, rendering)
+        out = reference.volume_render(*tensors, spec, rendering, first_rays)
     else:
         out = _forward_op(
-            flat_origins,
-            flat_directions,
-            weights,
+            *tensors,
+            first_rays,
             spec.key,
             rendering.convention.key,
             rendering.near,
             rendering.far,
             samples,
-            seed,
+            number,
             backend,
         )
     color, opacity, depth = out.split((spec.out_dim - 1, 1, 1), dim=-1)
@@ -169,14 +171,23 @@ def checked_samples(samples: int) -> int:
     return samples
 
 
-def _checked_seed(seed: int | None) -> int | None:
+def _checked_seed(seed: Seed | None, weights: Tensor) -> tuple[int | None, Tensor | None]:
+    """A seed's number, and the numbers of the first rays if it has them, where the weights are."""
     if seed is None:
-        return None
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise TypeError(f"seed: expected an integer or None, got {seed!r}")
-    if not 0 <= seed < 1 << 63:
-        raise ValueError(f"seed: expected 0 to 2^63 - 1, got {seed}")
-    return seed
+        return None, None
+    number, first_rays = seed if isinstance(seed, RaySeed) else (seed, None)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"seed: expected an integer, a RaySeed or None, got {number!r}")
+    if not 0 <= number < 1 << 63:
+        raise ValueError(f"seed: expected 0 to 2^63 - 1, got {number}")
+    if first_rays is None:
+        return number, None
+    check_tensor("first_rays", first_rays, (weights.shape[0],), dtypes=(torch.int64,))
+    if first_rays.device.type != "cpu":
+        check_tensor("first_rays", first_rays, ("B",), device=weights.device)
+    elif not torch.compiler.is_compiling() and (first_rays < 0).any():
+        raise ValueError(f"first_rays: expected 0 up, got {int(first_rays.min())}")
+    return number, first_rays.to(weights.device).contiguous()
 
 
 def _checked_rays(origins: Tensor, directions: Tensor, weights: Tensor) -> tuple[int, ...]:
@@ -210,11 +221,13 @@ def _sparse(
     weights: Tensor,
     spec: FieldSpec,
     rendering: Rendering,
+    first_rays: Tensor | None,
     occupancy: OccupancyGrid,
 ) -> Tensor:
     if origins.numel() == 0:
         return _empty(origins, spec.key)
-    return native_render.forward(origins, directions, weights, spec, rendering, occupancy)
+    given = origins, directions, weights, spec, rendering, first_rays
+    return native_render.forward(*given, occupancy)
 
 
 def _empty(origins: Tensor, spec: str) -> Tensor:
@@ -232,28 +245,28 @@ def _described(
 
 @annotate("volume_render")
 def _forward(*arguments: Any) -> Tensor:
-    origins, directions, weights, *settings, backend = arguments
+    origins, directions, weights, first_rays, *settings, backend = arguments
     if origins.numel() == 0:
         return _empty(origins, settings[0])
-    spec, rendering = _described(*settings)
+    given = origins, directions, weights, *_described(*settings), first_rays
     with torch.autocast(weights.device.type, enabled=False):
         if backend == "native":
-            return native_render.forward(origins, directions, weights, spec, rendering, None)
-        return blocked.forward(origins, directions, weights, spec, rendering)
+            return native_render.forward(*given, None)
+        return blocked.forward(*given)
 
 
 @annotate("volume_render_backward")
 def _backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
-    origins, directions, weights, *settings, backend, needed = arguments
+    origins, directions, weights, first_rays, *settings, backend, needed = arguments
     named = dict(zip(_ARGUMENTS, (origins, directions, weights), strict=True))
     if grad.numel() == 0:
         return [torch.zeros_like(named[name]) for name in needed]
-    spec, rendering = _described(*settings)
+    given = origins, directions, weights, *_described(*settings), first_rays
     # On a GPU the kernels have no gradient for the rays themselves.
     native = backend == "native" and (weights.device.type == "cpu" or needed == ["weights"])
     run = native_render.backward if native else blocked.backward
     with torch.autocast(weights.device.type, enabled=False):
-        grads = run(grad, origins, directions, weights, spec, rendering, needed)
+        grads = run(grad, *given, needed)
     return [grads[name].to(named[name].dtype).contiguous() for name in needed]
 
 
@@ -273,7 +286,7 @@ _backward_op = torch.library.custom_op(
 
 @_forward_op.register_fake
 def _(*arguments: Any) -> Tensor:
-    return _empty(arguments[0], arguments[len(_ARGUMENTS)])
+    return _empty(arguments[0], arguments[_INPUTS])
 
 
 @_backward_op.register_fake
@@ -283,8 +296,8 @@ def _(grad: Tensor, *arguments: Any) -> list[Tensor]:
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    ctx.settings = inputs[len(_ARGUMENTS) :]
-    ctx.save_for_backward(*inputs[: len(_ARGUMENTS)])
+    ctx.settings = inputs[_INPUTS:]
+    ctx.save_for_backward(*inputs[:_INPUTS])
 
 
 def _autograd_backward(ctx: Any, grad: Tensor) -> tuple:
@@ -292,10 +305,11 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple:
     if torch.is_grad_enabled():
         # create_graph: the gradient must itself be differentiable, which the formula is. Views,
         # because an argument may be a function of another, or the same tensor twice.
-        origins, directions, weights = views = [t.view_as(t) for t in ctx.saved_tensors]
+        *tensors, first_rays = ctx.saved_tensors
+        origins, directions, weights = views = [t.view_as(t) for t in tensors]
         spec, rendering = _described(*ctx.settings[:-1])
         grads = torch.autograd.grad(
-            reference.volume_render(origins, directions, weights, spec, rendering),
+            reference.volume_render(origins, directions, weights, spec, rendering, first_rays),
             [view for view, name in zip(views, _ARGUMENTS, strict=True) if name in needed],
             grad,
             create_graph=True,
@@ -303,7 +317,7 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple:
     else:
         grads = _backward_op(grad.contiguous(), *ctx.saved_tensors, *ctx.settings, needed)
     found = dict(zip(needed, grads, strict=True))
-    return (*(found.get(name) for name in _ARGUMENTS), *(None for _ in ctx.settings))
+    return (*(found.get(name) for name in _ARGUMENTS), None, *(None for _ in ctx.settings))
 
 
 _forward_op.register_autograd(_autograd_backward, setup_context=_setup_context)

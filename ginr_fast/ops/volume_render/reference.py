@@ -12,13 +12,19 @@ from ginr_fast.ops.volume_render.convention import RenderConvention, Rendering
 from ginr_fast.ops.volume_render.random import uniform
 
 
-def positions(rendering: Rendering, batch: int, rays: int, like: Tensor) -> Tensor:
+def positions(
+    rendering: Rendering, batch: int, rays: int, like: Tensor, first_rays: Tensor | None = None
+) -> Tensor:
     """t of every sample, ``(B, N, S)``, or ``(1, 1, S)`` without jitter."""
     near, far, samples = rendering.near, rendering.far, rendering.samples
     t = torch.linspace(near, far, samples, dtype=like.dtype, device=like.device)
     if rendering.seed is None or samples == 1:
         return t.view(1, 1, samples)
-    u = uniform(rendering.seed, batch * rays, samples, like.device).to(like.dtype)
+    if first_rays is None:
+        numbers = torch.arange(batch * rays, device=like.device)
+    else:
+        numbers = (first_rays.unsqueeze(1) + torch.arange(rays, device=like.device)).flatten()
+    u = uniform(rendering.seed, numbers, samples).to(like.dtype)
     u = u.view(batch, rays, samples)
     if rendering.convention.jitter == "forward":
         return t + u * ((far - near) / (samples - 1))
@@ -69,11 +75,16 @@ def composite(
 
 
 def volume_render(
-    origins: Tensor, directions: Tensor, weights: Tensor, spec: FieldSpec, rendering: Rendering
+    origins: Tensor,
+    directions: Tensor,
+    weights: Tensor,
+    spec: FieldSpec,
+    rendering: Rendering,
+    first_rays: Tensor | None = None,
 ) -> Tensor:
     """``(B, N, 3)`` rays through ``(B, P)`` fields to ``(B, N, C + 2)``: colour, opacity, depth."""
     batch, rays = origins.shape[:2]
-    t = positions(rendering, batch, rays, origins).expand(batch, rays, -1)
+    t = positions(rendering, batch, rays, origins, first_rays).expand(batch, rays, -1)
     points = origins.unsqueeze(2) + t.unsqueeze(-1) * directions.unsqueeze(2)
     views = None
     if spec.view_dim:

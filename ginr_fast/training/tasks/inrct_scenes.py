@@ -12,7 +12,7 @@ from PIL import Image
 from ginr_fast.generation.consistency import losses, per_instance
 from ginr_fast.generation.sampling import noise
 from ginr_fast.rays import orbit_poses
-from ginr_fast.systems.inrct_scenes import InrctScenes
+from ginr_fast.systems.inrct_scenes import EarlierViews, InrctScenes
 from ginr_fast.training.images import comparison
 from ginr_fast.training.losses import reconstruction_loss
 from ginr_fast.training.recipes.inrct_scenes import InrctScenesRecipe
@@ -83,6 +83,7 @@ class InrctScenesTask(ConsistencyTask, ViewsTask):
         objective = self.objective(step)
         levels = schedule.draw(recipe.seed, step, slots, below=self.reconstructs(step))
         views, colors = batch.support * 2 - 1, batch.colors * 2 - 1
+        seed = jitter_seed(recipe.seed, step, slots, batch.origins)
 
         def at(t: torch.Tensor, rows: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
             """Support views and colours of some instances with noise of their levels."""
@@ -100,10 +101,10 @@ class InrctScenesTask(ConsistencyTask, ViewsTask):
         if len(rows):
             r, rows = r[rows].to(device), rows.to(device)
             views_r, colors_r = at(r, rows)
-            earlier = views_r, r, batch.origins[rows], batch.directions[rows], colors_r
+            rays = batch.origins[rows], batch.directions[rows]
+            earlier = EarlierViews(views_r, r, *rays, colors_r, seed.of(rows))
         t = levels.to(device)
         views_t, colors_t = at(t, slice(None))
-        seed = jitter_seed(recipe.seed, step, slots.start)
         found = forward(views_t, t, batch.origins, batch.directions, colors_t, earlier, seed)
         followed = colors
         if found.followed is not None:

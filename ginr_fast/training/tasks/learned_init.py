@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ginr_fast.ops.volume_render.random import Seed
 from ginr_fast.systems.learned_init import LearnedInit
 from ginr_fast.systems.samples import Samples
 from ginr_fast.training.metrics import FieldScores, FieldSum
@@ -36,7 +37,7 @@ class LearnedInitTask(Task):
     def samples(self, batch: Any, step: int) -> list[Samples]:
         """What a batch is known by in each inner step, then in the outer loss if there is one."""
 
-    def jitter(self, step: int, slots: range) -> int | None:
+    def jitter(self, samples: Samples, step: int, slots: range) -> Seed | None:
         """The seed of a step's jitter along rays; None where there is none."""
         return None
 
@@ -46,7 +47,7 @@ class LearnedInitTask(Task):
 
     def loss(self, forward: Callable[..., Any], batch: Any, step: int, slots: range) -> StepLoss:
         samples = self.samples(batch, step)
-        objective, errors = forward(samples, samples[-1], self.jitter(step, slots))
+        objective, errors = forward(samples, samples[-1], self.jitter(samples[0], step, slots))
         return StepLoss(objective.mean(), errors.mean())
 
     def scores(self, sums: torch.Tensor) -> FieldScores:

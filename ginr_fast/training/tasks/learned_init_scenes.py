@@ -12,6 +12,7 @@ from ginr_fast.data.order import spread
 from ginr_fast.data.ray_batches import RayBatch, ray_batch
 from ginr_fast.data.scenes import mean_view
 from ginr_fast.data.srn import Scene
+from ginr_fast.ops.volume_render.random import Seed
 from ginr_fast.pictures import save_png
 from ginr_fast.rays import camera_rays, pixel_rays
 from ginr_fast.systems.samples import RaySamples, Samples
@@ -75,8 +76,11 @@ class LearnedInitScenesTask(LearnedInitTask):
         _, *rays = batch
         return [RaySamples(*(each[:, part::parts] for each in rays)) for part in range(parts)]
 
-    def jitter(self, step: int, slots: range) -> int | None:
-        return jitter_seed(self.recipe.seed, step, slots.start) if self.recipe.jitter else None
+    def jitter(self, samples: Samples, step: int, slots: range) -> Seed | None:
+        if not self.recipe.jitter:
+            return None
+        assert isinstance(samples, RaySamples)
+        return jitter_seed(self.recipe.seed, step, slots, samples.origins)
 
     @cached_property
     def mean_image(self) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ginr_fast.ops.volume_render.random import RaySeed, Seed
 from ginr_fast.systems.fit_instances import fit_fields
 from ginr_fast.systems.fitted import Fitted, Part
 from ginr_fast.systems.fitting import FittingOptions, FittingTarget
@@ -115,7 +117,8 @@ class MnifTask(Task):
     def loss(
         self, forward: Callable[..., Any], batch: MnifBatch, step: int, slots: range
     ) -> StepLoss:
-        samples, seed = self.samples(batch.data, step), self.jitter(step, slots)
+        samples = self.samples(batch.data, step)
+        seed = self.jitter(samples, step, slots)
         if self.meta_learning:
             errors = forward(samples, self.initial(step, slots), seed)
             total = errors.mean()
@@ -124,7 +127,7 @@ class MnifTask(Task):
             total = errors.mean() + self.recipe.auto_decoding.weight_decay * penalty.mean()
         return StepLoss(total, errors.detach().mean() / self.value_range**2)
 
-    def jitter(self, step: int, slots: range) -> int | None:
+    def jitter(self, samples: Samples, step: int, slots: range) -> Seed | None:
         """The seed of a step's jitter along rays; None where there is none."""
         return None
 
@@ -192,10 +195,22 @@ class MnifTask(Task):
         return {"recipe": as_plain(self.recipe)}
 
 
-def jitter_seed(seed: int, step: int, slot: int) -> int:
-    """The seed of one step's jitter from a slot on, a pure function of the arguments."""
-    state = np.random.SeedSequence((seed, step, slot, _JITTER_STREAM)).generate_state(1, np.uint32)
-    return int(state[0]) >> 1
+def jitter_seed(seed: int, step: int, slots: range, origins: torch.Tensor) -> RaySeed:
+    """What the jitter of one step is drawn from, for any share of its batch.
+
+    A pure function of seed and step, with rays numbered through the batch that all processes share:
+    ray n of slot s is s·N + n.
+
+    Args:
+        seed: the recipe's.
+        step: which.
+        slots: the share.
+        origins: of its rays, ``(len(slots), ..., 3)``, N of each slot.
+    """
+    # With the 0 one process draws what it always has.
+    state = np.random.SeedSequence((seed, step, 0, _JITTER_STREAM)).generate_state(1, np.uint32)
+    numbers = torch.arange(slots.start, slots.stop, device=origins.device)
+    return RaySeed(int(state[0]) >> 1, numbers * math.prod(origins.shape[1:-1]))
 
 
 def shown(count: int) -> list[int]:

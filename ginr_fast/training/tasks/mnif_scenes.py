@@ -13,10 +13,11 @@ from ginr_fast.data.order import spread
 from ginr_fast.data.ray_batches import ray_batch
 from ginr_fast.data.scenes import mean_view
 from ginr_fast.data.srn import Scene, SrnScenes
+from ginr_fast.ops.volume_render.random import Seed
 from ginr_fast.pictures import save_png
 from ginr_fast.rays import camera_rays, pixel_rays
 from ginr_fast.systems.fitted import Fitted, Part
-from ginr_fast.systems.mnif_adaptation import AutoDecoder, RaySamples
+from ginr_fast.systems.mnif_adaptation import AutoDecoder, RaySamples, Samples
 from ginr_fast.training.images import comparison
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import MnifScenesRecipe
@@ -114,8 +115,11 @@ class MnifScenesTask(MnifTask):
     def samples(self, data: tuple[torch.Tensor, ...], step: int) -> RaySamples:
         return RaySamples(*data)
 
-    def jitter(self, step: int, slots: range) -> int | None:
-        return jitter_seed(self.recipe.seed, step, slots.start) if self.recipe.jitter else None
+    def jitter(self, samples: Samples, step: int, slots: range) -> Seed | None:
+        if not self.recipe.jitter:
+            return None
+        assert isinstance(samples, RaySamples)
+        return jitter_seed(self.recipe.seed, step, slots, samples.origins)
 
     @cached_property
     def mean_image(self) -> torch.Tensor:

@@ -143,7 +143,7 @@ class ViewsTask(Task):
     def loss(
         self, forward: Callable[..., Any], batch: Episode, step: int, slots: range
     ) -> StepLoss:
-        seed = jitter_seed(self.recipe.seed, step, slots.start)
+        seed = jitter_seed(self.recipe.seed, step, slots, batch.origins)
         _, *given, colors = batch
         loss = reconstruction_loss(forward(*given, seed), colors)
         return StepLoss(loss, loss)

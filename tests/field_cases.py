@@ -14,7 +14,7 @@ import ginr_fast
 from ginr_fast import CoordinateGrid, FieldSpec, FourierEncoding
 from ginr_fast.ops import native
 
-# Fields take the same kernels on the paths amx and avx512.
+# On the path amx wide fields take the tiles (test_split_fields.py), others the kernels of avx512.
 NATIVE = [f"native {path}" for path in native.build_info()["cpu_paths_usable"] if path != "amx"]
 ENGINES = [*NATIVE, "blocked", "reference"]
 LIMITS = {torch.float32: 2e-5, torch.bfloat16: 1.5e-2, torch.float16: 1.5e-2}

@@ -6,8 +6,8 @@
 
 namespace ginr {
 
-// amx runs the vector kernels of avx512, and float32 products on the processor's tiles where the
-// caller allows that (split_gemm).
+// amx runs the vector kernels of avx512, and wide float32 products on the processor's tiles, in
+// bfloat16 parts that together hold every bit (split_gemm, field_mlp/split_weights.h).
 enum class CpuPath { portable, avx2, avx512, amx };
 
 const char* name(CpuPath path);
@@ -32,15 +32,25 @@ void force_cpu_path(const std::string& path);
 
 // Calls ginr::<path>::function(...) of the path in use. `function` must be declared in the
 // namespace of every path; see GINR_DECLARE_SIMD.
+#if defined(GINR_HAS_amx)
+#define GINR_AMX_CALL_OR(function, ...) \
+  ::ginr::cpu_path() == ::ginr::CpuPath::amx ? ::ginr::amx::function(__VA_ARGS__) :
+#define GINR_AMX_NAMESPACE(...) namespace amx { __VA_ARGS__ }
+#else
+#define GINR_AMX_CALL_OR(function, ...)
+#define GINR_AMX_NAMESPACE(...)
+#endif
 #if defined(GINR_HAS_avx512)
 #define GINR_SIMD_CALL(function, ...)                                            \
-  (::ginr::cpu_path() >= ::ginr::CpuPath::avx512 ? ::ginr::avx512::function(__VA_ARGS__) \
+  (GINR_AMX_CALL_OR(function, __VA_ARGS__)                                       \
+   ::ginr::cpu_path() >= ::ginr::CpuPath::avx512 ? ::ginr::avx512::function(__VA_ARGS__) \
    : ::ginr::cpu_path() == ::ginr::CpuPath::avx2 ? ::ginr::avx2::function(__VA_ARGS__)   \
                                                  : ::ginr::portable::function(__VA_ARGS__))
 #define GINR_DECLARE_SIMD(...)              \
   namespace portable { __VA_ARGS__ }        \
   namespace avx2 { __VA_ARGS__ }            \
-  namespace avx512 { __VA_ARGS__ }
+  namespace avx512 { __VA_ARGS__ }          \
+  GINR_AMX_NAMESPACE(__VA_ARGS__)
 #else
 #define GINR_SIMD_CALL(function, ...) (::ginr::portable::function(__VA_ARGS__))
 #define GINR_DECLARE_SIMD(...) \

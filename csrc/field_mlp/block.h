@@ -88,9 +88,22 @@ inline const float* first_input(const Field& field, const Frequencies& frequenci
   return features;
 }
 
-inline Product forward_product(const Field& field, const float* weights, int64_t l,
-                               const float* in) {
-  return {weights + field.weight(l), field.columns(l), 1, in, kSamples, field.columns(l)};
+// W_l in, and W_l^T in; `room` is for `in` as the tiles take it.
+inline Product forward_product(const Field& field, const FieldWeights& weights, int64_t l,
+                               const float* in, uint16_t* room) {
+  const uint16_t* split = weights.split == nullptr || !has_split(field, l)
+                              ? nullptr
+                              : weights.split + split_weight(field, l);
+  const int64_t columns = field.columns(l);
+  return {weights.row + field.weight(l), columns, 1, in, kSamples, columns, split, room};
+}
+inline Product backward_product(const Field& field, const FieldWeights& weights, int64_t l,
+                                const float* in, uint16_t* room) {
+  const uint16_t* split = weights.split == nullptr || !has_split(field, l)
+                              ? nullptr
+                              : weights.split + split_transpose(field, l);
+  return {weights.row + field.weight(l), 1, field.columns(l), in, kSamples, field.rows(l), split,
+          room};
 }
 
 inline const float* bias_of(const Field& field, const float* weights, int64_t l) {
@@ -98,10 +111,10 @@ inline const float* bias_of(const Field& field, const float* weights, int64_t l)
 }
 
 template <bool Slope>
-inline void run_layer(const Field& field, const float* weights, int64_t l, const float* in,
-                      float* out, float* slope) {
-  const Product job = forward_product(field, weights, l, in);
-  const float* bias = bias_of(field, weights, l);
+inline void run_layer(const Field& field, const FieldWeights& weights, int64_t l, const float* in,
+                      float* out, float* slope, uint16_t* room) {
+  const Product job = forward_product(field, weights, l, in, room);
+  const float* bias = bias_of(field, weights.row, l);
   switch (field.activation_after(l)) {
     case Activation::relu:
       layer<Activation::relu, Slope>(job, bias, field.w0, field.rows(l), out, slope);
@@ -115,14 +128,17 @@ inline void run_layer(const Field& field, const float* weights, int64_t l, const
 }
 
 // Values [out_dim][kSamples] at coordinates [d][kSamples]. Scratch: forward_floats(field).
-inline void forward_block(const Field& field, const Frequencies& frequencies, const float* weights,
-                          const float* coords, float* out, float* scratch) {
-  float* here = scratch + field.input_dim() * kSamples;
+inline void forward_block(const Field& field, const Frequencies& frequencies,
+                          const FieldWeights& weights, const float* coords, float* out,
+                          float* scratch) {
+  uint16_t* room = reinterpret_cast<uint16_t*>(scratch);
+  float* features = scratch + room_floats(field);
+  float* here = features + field.input_dim() * kSamples;
   float* there = here + field.width * kSamples;
-  const float* in = first_input(field, frequencies, coords, scratch);
+  const float* in = first_input(field, frequencies, coords, features);
   for (int64_t l = 0; l < field.layers(); ++l) {
     float* to = l + 1 == field.layers() ? out : here;
-    run_layer<false>(field, weights, l, in, to, nullptr);
+    run_layer<false>(field, weights, l, in, to, nullptr, room);
     in = here;
     here = there;
     there = const_cast<float*>(in);
@@ -130,10 +146,11 @@ inline void forward_block(const Field& field, const Frequencies& frequencies, co
 }
 
 // The same, keeping what the backward needs in kept_floats(field) numbers; `out` may be changed
-// afterwards, `out_slope` has f' after the last layer.
+// afterwards, `out_slope` has f' after the last layer. Scratch: room_floats(field).
 inline void forward_block_keeping(const Field& field, const Frequencies& frequencies,
-                                  const float* weights, const float* coords, float* out,
-                                  float* out_slope, const Kept& kept) {
+                                  const FieldWeights& weights, const float* coords, float* out,
+                                  float* out_slope, const Kept& kept, float* scratch) {
+  uint16_t* room = reinterpret_cast<uint16_t*>(scratch);
   const float* in = first_input(field, frequencies, coords, kept.input(0));
   if (field.frequencies == 0) {
     __builtin_memcpy(kept.input(0), coords,
@@ -143,7 +160,7 @@ inline void forward_block_keeping(const Field& field, const Frequencies& frequen
     const bool last = l + 1 == field.layers();
     float* to = last ? out : kept.input(l + 1);
     float* slope = last ? out_slope : field.activation == Activation::sine ? kept.slope(l) : nullptr;
-    run_layer<true>(field, weights, l, in, to, slope);
+    run_layer<true>(field, weights, l, in, to, slope, room);
     in = to;
   }
 }
@@ -174,6 +191,30 @@ inline void add_outer(const float* d, int64_t rows, const float* a, int64_t colu
           (Floats::load_first(to, n) + sum).store_first(to, n);
         }
       });
+}
+
+// The same on tiles, with room for both operands as they take them.
+inline void add_outer_of_tiles(const float* d, int64_t rows, const float* a, int64_t columns,
+                               uint16_t* room, float* into) {
+#if defined(GINR_SIMD_HAS_TILES)
+  uint16_t* of_d = room + split_size(columns, kSamples);
+  tiles::pack<kFieldParts, true>({a, kSamples, 1}, columns, kSamples, room);
+  for (int64_t r0 = 0; r0 < rows; r0 += kPanelRows) {
+    const int64_t count = rows - r0 < kPanelRows ? rows - r0 : kPanelRows;
+    tiles::pack<kFieldParts, false>({d + r0 * kSamples, kSamples, 1}, count, kSamples, of_d);
+    tiles::multiply<kFieldParts>(of_d, count, room, columns, kSamples,
+                                 [=](int64_t r, int64_t c, int64_t n, Floats sum) {
+                                   float* to = into + (r0 + r) * columns + c;
+                                   if (n == Floats::width) {
+                                     (Floats::load(to) + sum).store(to);
+                                   } else {
+                                     (Floats::load_first(to, n) + sum).store_first(to, n);
+                                   }
+                                 });
+  }
+#else
+  (void)d, (void)rows, (void)a, (void)columns, (void)room, (void)into;
+#endif
 }
 
 inline void add_row_sums(const float* d, int64_t rows, float* into) {
@@ -232,11 +273,12 @@ inline void encode_backward(const Field& field, const Frequencies& frequencies,
 // Adds a block's share to grad_weights (null: not wanted) and writes grad_coords [d][kSamples]
 // (null: not wanted). `grad` [out_dim][kSamples] is overwritten.
 // Scratch: backward_floats(field).
-inline void backward_block(const Field& field, const Frequencies& frequencies, const float* weights,
-                           const float* out_slope, const Kept& kept, float* grad,
-                           float* grad_weights, float* grad_coords, float* scratch) {
+inline void backward_block(const Field& field, const Frequencies& frequencies,
+                           const FieldWeights& weights, const float* out_slope, const Kept& kept,
+                           float* grad, float* grad_weights, float* grad_coords, float* scratch) {
   const int64_t widest = widest_of(field);
-  float* turned = scratch;  // a_l transposed: [kSamples][columns]
+  uint16_t* room = reinterpret_cast<uint16_t*>(scratch);
+  float* turned = scratch + room_floats(field);  // a_l transposed: [kSamples][columns]
   float* here = turned + widest * kSamples;
   float* there = here + widest * kSamples;
   float* d = grad;
@@ -244,12 +286,17 @@ inline void backward_block(const Field& field, const Frequencies& frequencies, c
     const int64_t rows = field.rows(l), columns = field.columns(l);
     through_activation(field, kept, out_slope, l, d);
     if (grad_weights != nullptr) {
-      add_outer(d, rows, kept.input(l), columns, turned, grad_weights + field.weight(l));
+      float* into = grad_weights + field.weight(l);
+      if (weights.split != nullptr && has_split(field, l)) {
+        add_outer_of_tiles(d, rows, kept.input(l), columns, room, into);
+      } else {
+        add_outer(d, rows, kept.input(l), columns, turned, into);
+      }
       if (field.bias) add_row_sums(d, rows, grad_weights + field.bias_at(l));
     }
     if (l == 0 && grad_coords == nullptr) return;
     float* to = l == 0 && field.frequencies == 0 ? grad_coords : here;
-    product({weights + field.weight(l), 1, columns, d, kSamples, rows}, columns, kSamples,
+    product(backward_product(field, weights, l, d, room), columns, kSamples,
             [](int64_t) { return all(0.0f); },
             [=](int64_t r, int64_t c, int64_t, Floats sum) { sum.store(to + r * kSamples + c); });
     d = here;

@@ -4,6 +4,7 @@
 
 #include "common/parallel.h"
 #include "common/scratch.h"
+#include "field_mlp/packed_weights.h"
 
 namespace ginr {
 namespace field_mlp {
@@ -44,19 +45,19 @@ void sum_parts(const float* sums, int64_t batch, int64_t parts, int64_t paramete
 
 namespace {
 
-// Calls body(task, instance, out) for the samples of every instance in turn; `out` counts values.
+// Calls body(task, instance, out) for the samples of instances in turn; `out` counts values.
 template <class Body>
-void over_samples(const Batch& batch, const float* coords, int64_t scratch, int threads,
-                  const Body& body) {
+void over_samples(const Batch& batch, const Instances& some, const float* coords, int64_t scratch,
+                  int threads, const Body& body) {
   const Field& field = batch.field;
   const int64_t samples = kForwardBlocks * kFieldSamples;
   const int64_t tasks = divided(batch.count, samples);
-  parallel_for(batch.batch * tasks, threads, [&](int64_t index) {
-    const int64_t b = index / tasks, first = index % tasks * samples;
+  parallel_for(some.count * tasks, threads, [&](int64_t index) {
+    const int64_t b = some.first + index / tasks, first = index % tasks * samples;
     FieldTask task;
     task.field = field;
     task.frequencies = batch.frequencies;
-    task.weights = nullptr;
+    task.weights = {nullptr, nullptr};
     task.coords = coords + ((batch.shared ? 0 : b * batch.count) + first) * field.coord_dim;
     task.count = std::min(samples, batch.count - first);
     task.out = nullptr;
@@ -69,11 +70,14 @@ void over_samples(const Batch& batch, const float* coords, int64_t scratch, int 
 
 void forward(const Batch& batch, const float* weights, const float* coords, float* out,
              int threads) {
-  over_samples(batch, coords, task_forward_floats(batch.field), threads,
-               [&](FieldTask& task, int64_t b, int64_t at) {
-    task.weights = weights + b * batch.weight_row;
-    task.out = out + at;
-    GINR_SIMD_CALL(field_forward, task);
+  over_weights(batch.field, weights, batch.batch, batch.count, false, threads,
+               [&](const Instances& some, const PackedWeights& packed) {
+    over_samples(batch, some, coords, task_forward_floats(batch.field), threads,
+                 [&](FieldTask& task, int64_t b, int64_t at) {
+      task.weights = packed.of(b);
+      task.out = out + at;
+      GINR_SIMD_CALL(field_forward, task);
+    });
   });
 }
 
@@ -82,7 +86,7 @@ bool forward_bf16(const Batch& batch, const uint16_t* weights, const float* coor
 #if defined(GINR_HAS_avx512_bf16)
   const Field& field = batch.field;
   if (!bf16_products() || field.frequencies == 0 || field.width % 2 != 0) return false;
-  over_samples(batch, coords, task_bf16_floats(field), threads,
+  over_samples(batch, {0, batch.batch}, coords, task_bf16_floats(field), threads,
                [&](FieldTask& task, int64_t b, int64_t at) {
     task.out = reinterpret_cast<float*>(out + at);
     avx512_bf16::field_forward_bf16(task, weights + b * batch.weight_row);
@@ -96,10 +100,11 @@ bool forward_bf16(const Batch& batch, const uint16_t* weights, const float* coor
 
 namespace {
 
-// Cuts the samples of every instance into parts and calls body(instance, first, count, row), where
-// `row` is what the part adds its weight gradient to, or null; then sums the parts.
+// Cuts the samples of every instance into parts and calls body(instance, first, count, its weights,
+// row), where `row` is what the part adds its weight gradient to, or null; then sums the parts.
 template <class Body>
-void over_parts(const Batch& batch, float* grad_weights, int threads, const Body& body) {
+void over_parts(const Batch& batch, const float* weights, bool transposed, float* grad_weights,
+                int threads, const Body& body) {
   const int64_t parameters = batch.field.parameters();
   const int64_t parts = gradient_parts(batch.batch, batch.count, parameters, kPartSamples);
   // Whole blocks in each part.
@@ -109,11 +114,15 @@ void over_parts(const Batch& batch, float* grad_weights, int threads, const Body
   if (grad_weights != nullptr && parts > 1) {
     sums = t_sums.floats(batch.batch * parts * parameters);
   }
-  parallel_for(batch.batch * parts, threads, [&](int64_t index) {
-    const int64_t b = index / parts, first = std::min(batch.count, index % parts * samples);
-    float* row = sums == nullptr ? nullptr : sums + index * parameters;
-    if (row != nullptr) std::fill_n(row, parameters, 0.0f);
-    body(b, first, std::min(samples, batch.count - first), row);
+  over_weights(batch.field, weights, batch.batch, batch.count, transposed, threads,
+               [&](const Instances& some, const PackedWeights& packed) {
+    parallel_for(some.count * parts, threads, [&](int64_t index) {
+      const int64_t b = some.first + index / parts;
+      const int64_t first = std::min(batch.count, index % parts * samples);
+      float* row = sums == nullptr ? nullptr : sums + (some.first * parts + index) * parameters;
+      if (row != nullptr) std::fill_n(row, parameters, 0.0f);
+      body(b, first, std::min(samples, batch.count - first), packed.of(b), row);
+    });
   });
   if (grad_weights != nullptr && parts > 1) {
     sum_parts(sums, batch.batch, parts, parameters, grad_weights, threads);
@@ -125,13 +134,13 @@ void over_parts(const Batch& batch, float* grad_weights, int threads, const Body
 void backward(const Batch& batch, const float* weights, const float* coords, const float* grad,
               float* grad_weights, float* grad_coords, int threads) {
   const Field& field = batch.field;
-  over_parts(batch, grad_weights, threads,
-             [&](int64_t b, int64_t first, int64_t count, float* row) {
+  over_parts(batch, weights, true, grad_weights, threads,
+             [&](int64_t b, int64_t first, int64_t count, const FieldWeights& own, float* row) {
     const int64_t at = b * batch.count + first;
     FieldGradTask task;
     task.field = field;
     task.frequencies = batch.frequencies;
-    task.weights = weights + b * batch.weight_row;
+    task.weights = own;
     task.count = count;
     task.coords = coords + (batch.shared ? first : at) * field.coord_dim;
     task.grad = grad + at * field.out_dim;
@@ -145,13 +154,13 @@ void backward(const Batch& batch, const float* weights, const float* coords, con
 void second(const Batch& batch, const float* weights, const float* along, const float* coords,
             const float* grad, float* grad_grad, float* grad_weights, int threads) {
   const Field& field = batch.field;
-  over_parts(batch, grad_weights, threads,
-             [&](int64_t b, int64_t first, int64_t count, float* row) {
+  over_parts(batch, weights, false, grad_weights, threads,
+             [&](int64_t b, int64_t first, int64_t count, const FieldWeights& own, float* row) {
     const int64_t at = b * batch.count + first;
     FieldSecondTask task;
     task.field = field;
     task.frequencies = batch.frequencies;
-    task.weights = weights + b * batch.weight_row;
+    task.weights = own;
     task.along = along + b * batch.weight_row;
     task.count = count;
     task.coords = coords + (batch.shared ? first : at) * field.coord_dim;

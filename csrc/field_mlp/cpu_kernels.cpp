@@ -30,7 +30,8 @@ void field_backward(const FieldGradTask& task) {
     const int64_t count = task.count - first < kSamples ? task.count - first : kSamples;
     gather(task.coords + first * field.coord_dim, field.coord_dim, count, coords);
     gather(task.grad + first * field.out_dim, field.out_dim, count, grad);
-    forward_block_keeping(field, task.frequencies, task.weights, coords, out, slope, kept);
+    forward_block_keeping(field, task.frequencies, task.weights, coords, out, slope, kept,
+                          scratch);
     float* wanted = task.grad_coords == nullptr ? nullptr : grad_coords;
     backward_block(field, task.frequencies, task.weights, slope, kept, grad,
                    task.grad_weights, wanted, scratch);
@@ -48,16 +49,17 @@ void field_second(const FieldSecondTask& task) {
   float* grad = slope + field.out_dim * kSamples;
   const Kept kept{field, grad + field.out_dim * kSamples};
   const Tangents tangents{field, kept.base + kept_floats(field)};
-  float* scratch = tangents.before(field.layers());
+  float* room = tangents.before(field.layers());
+  float* scratch = room + room_floats(field);
   for (int64_t first = 0; first < task.count; first += kSamples) {
     const int64_t count = task.count - first < kSamples ? task.count - first : kSamples;
     gather(task.coords + first * field.coord_dim, field.coord_dim, count, coords);
     gather(task.grad + first * field.out_dim, field.out_dim, count, grad);
-    forward_block_keeping(field, task.frequencies, task.weights, coords, out, slope, kept);
-    tangent_block(field, task.weights, task.along, slope, kept, tangents);
+    forward_block_keeping(field, task.frequencies, task.weights, coords, out, slope, kept, room);
+    tangent_block(field, task.weights.row, task.along, slope, kept, tangents);
     scatter(tangents.after(last), field.out_dim, count, task.grad_grad + first * field.out_dim);
     if (task.grad_weights == nullptr) continue;
-    second_block(field, task.weights, task.along, out, slope, kept, tangents, grad,
+    second_block(field, task.weights.row, task.along, out, slope, kept, tangents, grad,
                  task.grad_weights, scratch);
   }
 }

@@ -5,6 +5,7 @@
 
 #include "common/cpu_path.h"
 #include "common/field_layout.h"
+#include "field_mlp/split_weights.h"
 
 namespace ginr {
 
@@ -18,27 +19,39 @@ struct Frequencies {
   const float* low;
 };
 
+// An instance's weights: the packed row, and what the path amx has of it besides; null: nothing.
+struct FieldWeights {
+  const float* row;
+  const uint16_t* split;
+};
+
 inline int64_t widest_of(const Field& field) {
   int64_t widest = field.width > field.input_dim() ? field.width : field.input_dim();
   return widest > field.out_dim ? widest : field.out_dim;
 }
 
-// Scratch of forward_block, of what forward_block_keeping keeps, and of backward_block, in floats.
+// Scratch of forward_block, of what forward_block_keeping keeps, and of backward_block, in floats;
+// both blocks' begins with the room for packed activations.
+inline int64_t room_floats(const Field& field) {
+  return split_room(widest_of(field), kFieldSamples);
+}
 inline int64_t forward_floats(const Field& field) {
-  return (field.input_dim() + 2 * field.width) * kFieldSamples;
+  return room_floats(field) + (field.input_dim() + 2 * field.width) * kFieldSamples;
 }
 inline int64_t kept_floats(const Field& field) {
   const int64_t hidden = field.layers() - 1;
   const bool sine = field.activation == Activation::sine;
   return (field.input_dim() + hidden * field.width * (sine ? 2 : 1)) * kFieldSamples;
 }
-inline int64_t backward_floats(const Field& field) { return 3 * widest_of(field) * kFieldSamples; }
+inline int64_t backward_floats(const Field& field) {
+  return room_floats(field) + 3 * widest_of(field) * kFieldSamples;
+}
 
 // A range of samples of one instance.
 struct FieldTask {
   Field field;
   Frequencies frequencies;
-  const float* weights;  // packed row
+  FieldWeights weights;
   const float* coords;   // (count, d)
   int64_t count;
   float* out;      // (count, out_dim)
@@ -48,7 +61,7 @@ struct FieldTask {
 struct FieldGradTask {
   Field field;
   Frequencies frequencies;
-  const float* weights;
+  FieldWeights weights;
   const float* coords;
   const float* grad;  // (count, out_dim)
   int64_t count;
@@ -61,8 +74,8 @@ struct FieldGradTask {
 struct FieldSecondTask {
   Field field;
   Frequencies frequencies;
-  const float* weights;
-  const float* along;   // (P)
+  FieldWeights weights;
+  const float* along;  // (P)
   const float* coords;  // (count, d)
   const float* grad;    // (count, out_dim)
   int64_t count;
@@ -84,7 +97,8 @@ inline int64_t task_backward_floats(const Field& field) {
 }
 
 inline int64_t task_second_floats(const Field& field) {
-  return kept_floats(field) + (2 * field.layers() + 5) * widest_of(field) * kFieldSamples +
+  return room_floats(field) + kept_floats(field) +
+         (2 * field.layers() + 5) * widest_of(field) * kFieldSamples +
          (field.coord_dim + 3 * field.out_dim) * kFieldSamples;
 }
 

@@ -2,6 +2,10 @@
 #pragma once
 
 #include "common/simd.h"
+#include "field_mlp/split_weights.h"
+#if defined(GINR_SIMD_HAS_TILES)
+#include "split_gemm/tiles.h"
+#endif
 
 // Around the loops over a register tile: unless they unroll, the tile lives in memory.
 #define GINR_UNROLL _Pragma("GCC unroll 8")
@@ -21,6 +25,8 @@ struct Product {
   const float* x;
   int64_t stride;  // from x[k] to x[k + 1]
   int64_t depth;   // how many k
+  const uint16_t* split = nullptr;  // a as the tiles take it; null: it stays with the vectors
+  uint16_t* room = nullptr;         // for x as they take it
 };
 
 template <int Rows, int Vecs, bool Partial, class Begin, class End>
@@ -76,6 +82,16 @@ inline void product_rows(const Product& job, int64_t r0, int64_t columns, const 
 template <class Begin, class End>
 inline void product(const Product& job, int64_t rows, int64_t columns, const Begin& begin,
                     const End& end) {
+#if defined(GINR_SIMD_HAS_TILES)
+  if (job.split != nullptr) {
+    tiles::pack<kFieldParts, true>({job.x, 1, job.stride}, columns, job.depth, job.room);
+    tiles::multiply<kFieldParts>(job.split, rows, job.room, columns, job.depth,
+                                 [&](int64_t r, int64_t c, int64_t n, Vec<float> sum) {
+                                   end(r, c, n, sum + begin(r));
+                                 });
+    return;
+  }
+#endif
   int64_t r = 0;
   for (; r + kTileRows <= rows; r += kTileRows) {
     product_rows<kTileRows>(job, r, columns, begin, end);

@@ -42,7 +42,7 @@ bool product(const Problem& problem, int threads) {
   if (problem.rows * problem.columns * problem.depth < kSerialWork) threads = 1;
   const int64_t columns = equal_parts(problem.columns, kColumns);
   const int64_t depth = equal_parts(problem.depth, kDepth);
-  const int64_t panel = packed_panel(depth);
+  const int64_t panel = packed_panel(depth, kGemmParts);
   uint16_t* b = packed(t_b, divided(columns, kPanelRows) * panel);
   for (int64_t c = 0; c < problem.columns; c += columns) {
     const int64_t wide = std::min(columns, problem.columns - c);
@@ -51,7 +51,7 @@ bool product(const Problem& problem, int threads) {
       parallel_for(divided(wide, kPanelRows), threads, [&](int64_t i) {
         const int64_t first = i * kPanelRows;
         amx::pack_b(part(problem.b, c + first, k), std::min(kPanelRows, wide - first), deep,
-                    b + i * packed_panel(deep));
+                    kGemmParts, b + i * packed_panel(deep, kGemmParts));
       });
       // A task owns its outputs: sums have one order, however many threads there are.
       parallel_for(divided(problem.rows, kPanelRows), threads, [&](int64_t i) {
@@ -59,7 +59,7 @@ bool product(const Problem& problem, int threads) {
         uint16_t* a = packed(t_a, panel);
         PanelTask task;
         task.rows = std::min(kPanelRows, problem.rows - first);
-        amx::pack_a(part(problem.a, first, k), task.rows, deep, a);
+        amx::pack_a(part(problem.a, first, k), task.rows, deep, kGemmParts, a);
         task.a = a;
         task.b = b;
         task.columns = wide;

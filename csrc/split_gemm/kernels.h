@@ -1,9 +1,9 @@
-// The two kernels of split_gemm. Both see matrices as panels of 32 rows and steps of 32 of the
+// The kernels of split_gemm. They see matrices as panels of 32 rows and steps of 32 of the
 // depth; sizes that are no multiples of those are padded with zeros.
 //
-// Where a panel and a step meet are 4 KB of packed numbers: four tiles of 16 rows x 32 bfloat16,
-// the high parts of rows 0-15 and 16-31, then their low parts. A tile of A is stored by rows, one
-// of B by pairs of the depth, as the instruction takes them.
+// Where a panel and a step meet, each part of the numbers takes 2 KB: two tiles of 16 rows x 32
+// bfloat16, of rows 0-15 and 16-31; the highest part comes first. A tile of A is stored by rows,
+// one of B by pairs of the depth, as the instruction takes them.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,17 @@ namespace ginr {
 
 constexpr int64_t kPanelRows = 32;
 constexpr int64_t kDepthStep = 32;
-constexpr int64_t kPackedStep = 2 * kPanelRows * kDepthStep;  // of uint16_t
+constexpr int kGemmParts = 2;  // of split_gemm; fields have their own
 
 inline int64_t depth_steps(int64_t depth) { return (depth + kDepthStep - 1) / kDepthStep; }
-inline int64_t packed_panel(int64_t depth) { return depth_steps(depth) * kPackedStep; }
+// uint16_t of a panel whose numbers have `parts` parts.
+inline int64_t packed_panel(int64_t depth, int parts) {
+  return depth_steps(depth) * parts * kPanelRows * kDepthStep;
+}
 
 // A panel against `columns` columns of B.
 struct PanelTask {
-  const uint16_t* a;  // packed_panel(depth)
+  const uint16_t* a;  // packed_panel(depth, kGemmParts)
   const uint16_t* b;  // as many of those as panels
   int64_t rows;       // at most kPanelRows
   int64_t columns, depth;
@@ -33,9 +36,9 @@ struct PanelTask {
 };
 
 namespace amx {
-// Packs `rows` <= kPanelRows rows of an operand.
-void pack_a(const split_gemm::Operand& from, int64_t rows, int64_t depth, uint16_t* to);
-void pack_b(const split_gemm::Operand& from, int64_t rows, int64_t depth, uint16_t* to);
+// Packs `rows` rows of an operand in 2 or 3 parts, panel after panel.
+void pack_a(const split_gemm::Operand& from, int64_t rows, int64_t depth, int parts, uint16_t* to);
+void pack_b(const split_gemm::Operand& from, int64_t rows, int64_t depth, int parts, uint16_t* to);
 void multiply(const PanelTask& task);
 }  // namespace amx
 

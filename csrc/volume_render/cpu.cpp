@@ -5,6 +5,7 @@
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "field_mlp/cpu.h"
+#include "field_mlp/packed_weights.h"
 
 namespace ginr {
 namespace volume_render {
@@ -15,6 +16,9 @@ namespace {
 constexpr int64_t kTaskSamples = 2048;
 // Neighbouring rays share what a block of the sparse renderer is filled from.
 constexpr int64_t kSparseSamples = 1 << 14;
+
+using field_mlp::cpu::Instances;
+using field_mlp::cpu::PackedWeights;
 
 thread_local Scratch t_scratch;
 
@@ -34,26 +38,30 @@ void forward(const Batch& batch, const Occupancy& occupancy, const float* weight
   const int64_t together = rays_together(samples, kForwardRays);
   const int64_t rays = task_rays(samples, sparse ? kSparseSamples : kTaskSamples, together);
   const int64_t tasks = divided(batch.rays, rays);
-  parallel_for(batch.batch * tasks, threads, [&](int64_t index) {
-    const int64_t b = index / tasks, first = index % tasks * rays;
-    const int64_t ray = b * batch.rays + first;
-    RenderTask task;
-    task.field = field;
-    task.frequencies = batch.frequencies;
-    task.rendering = batch.rendering;
-    task.weights = weights + b * field.parameters();
-    task.origins = origins + 3 * ray;
-    task.directions = directions + 3 * ray;
-    task.first_ray = batch.numbers.of(b, ray);
-    task.rays = std::min(rays, batch.rays - first);
-    task.out = out + ray * (field.out_dim + 1);
-    if (sparse) {
-      task.scratch = t_scratch.floats(render_sparse_floats(field, samples, rays));
-      GINR_SIMD_CALL(render_forward_sparse, task, occupancy, occupancy.bits + b * occupancy.words);
-    } else {
-      task.scratch = t_scratch.floats(render_floats(field, samples));
-      GINR_SIMD_CALL(render_forward, task);
-    }
+  field_mlp::cpu::over_weights(field, weights, batch.batch, batch.rays * samples, false, threads,
+               [&](const Instances& some, const PackedWeights& packed) {
+    parallel_for(some.count * tasks, threads, [&](int64_t index) {
+      const int64_t b = some.first + index / tasks, first = index % tasks * rays;
+      const int64_t ray = b * batch.rays + first;
+      RenderTask task;
+      task.field = field;
+      task.frequencies = batch.frequencies;
+      task.rendering = batch.rendering;
+      task.weights = packed.of(b);
+      task.origins = origins + 3 * ray;
+      task.directions = directions + 3 * ray;
+      task.first_ray = batch.numbers.of(b, ray);
+      task.rays = std::min(rays, batch.rays - first);
+      task.out = out + ray * (field.out_dim + 1);
+      if (sparse) {
+        task.scratch = t_scratch.floats(render_sparse_floats(field, samples, rays));
+        GINR_SIMD_CALL(render_forward_sparse, task, occupancy,
+                       occupancy.bits + b * occupancy.words);
+      } else {
+        task.scratch = t_scratch.floats(render_floats(field, samples));
+        GINR_SIMD_CALL(render_forward, task);
+      }
+    });
   });
 }
 
@@ -71,25 +79,30 @@ void backward(const Batch& batch, const float* weights, const float* origins,
   if (grad_weights != nullptr && parts > 1) {
     sums = t_sums.floats(batch.batch * parts * parameters);
   }
-  parallel_for(batch.batch * parts, threads, [&](int64_t index) {
-    const int64_t b = index / parts, first = std::min(batch.rays, index % parts * rays);
-    const int64_t ray = b * batch.rays + first;
-    RenderGradTask task;
-    task.field = field;
-    task.frequencies = batch.frequencies;
-    task.rendering = batch.rendering;
-    task.weights = weights + b * parameters;
-    task.origins = origins + 3 * ray;
-    task.directions = directions + 3 * ray;
-    task.first_ray = batch.numbers.of(b, ray);
-    task.rays = std::min(rays, batch.rays - first);
-    task.grad = grad + ray * (field.out_dim + 1);
-    task.grad_weights = sums == nullptr ? nullptr : sums + index * parameters;
-    task.grad_origins = grad_origins == nullptr ? nullptr : grad_origins + 3 * ray;
-    task.grad_directions = grad_directions == nullptr ? nullptr : grad_directions + 3 * ray;
-    task.scratch = t_scratch.floats(render_grad_floats(field, samples));
-    if (sums != nullptr) std::fill_n(task.grad_weights, parameters, 0.0f);
-    GINR_SIMD_CALL(render_backward, task);
+  field_mlp::cpu::over_weights(field, weights, batch.batch, batch.rays * samples, true, threads,
+               [&](const Instances& some, const PackedWeights& packed) {
+    parallel_for(some.count * parts, threads, [&](int64_t index) {
+      const int64_t b = some.first + index / parts;
+      const int64_t first = std::min(batch.rays, index % parts * rays);
+      const int64_t ray = b * batch.rays + first;
+      RenderGradTask task;
+      task.field = field;
+      task.frequencies = batch.frequencies;
+      task.rendering = batch.rendering;
+      task.weights = packed.of(b);
+      task.origins = origins + 3 * ray;
+      task.directions = directions + 3 * ray;
+      task.first_ray = batch.numbers.of(b, ray);
+      task.rays = std::min(rays, batch.rays - first);
+      task.grad = grad + ray * (field.out_dim + 1);
+      task.grad_weights =
+          sums == nullptr ? nullptr : sums + (some.first * parts + index) * parameters;
+      task.grad_origins = grad_origins == nullptr ? nullptr : grad_origins + 3 * ray;
+      task.grad_directions = grad_directions == nullptr ? nullptr : grad_directions + 3 * ray;
+      task.scratch = t_scratch.floats(render_grad_floats(field, samples));
+      if (sums != nullptr) std::fill_n(task.grad_weights, parameters, 0.0f);
+      GINR_SIMD_CALL(render_backward, task);
+    });
   });
   if (grad_weights != nullptr && parts > 1) {
     field_mlp::cpu::sum_parts(sums, batch.batch, parts, parameters, grad_weights, threads);

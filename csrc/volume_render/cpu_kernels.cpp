@@ -180,7 +180,7 @@ void render_backward(const RenderGradTask& task) {
     for (int64_t b = 0; b < taken; ++b) {
       forward_block_keeping(field, task.frequencies, task.weights, coords + b * 3 * kSamples,
                             values + b * out_block, slopes + b * out_block,
-                            {field, kept + b * kept_floats(field)});
+                            {field, kept + b * kept_floats(field)}, scratch);
     }
     for (int64_t b = 0; b < taken; ++b) {
       activate(r, channels, values + b * out_block, b * kSamples, samples);

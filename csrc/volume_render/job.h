@@ -14,7 +14,7 @@ struct RenderTask {
   Field field;
   Frequencies frequencies;
   Rendering rendering;
-  const float* weights;
+  FieldWeights weights;
   const float* origins;     // (rays, 3)
   const float* directions;  // (rays, 3)
   uint64_t first_ray;       // number of the first ray; the others follow
@@ -27,7 +27,7 @@ struct RenderGradTask {
   Field field;
   Frequencies frequencies;
   Rendering rendering;
-  const float* weights;
+  FieldWeights weights;
   const float* origins;
   const float* directions;
   uint64_t first_ray;

@@ -1,0 +1,75 @@
+#include "field_mlp/packed_weights.h"
+
+#include <algorithm>
+
+#include "common/cpu_path.h"
+#include "common/parallel.h"
+#include "common/scratch.h"
+
+namespace ginr {
+namespace field_mlp {
+namespace cpu {
+namespace {
+
+// Fewer samples would not repay packing the weights.
+constexpr int64_t kLeastSamples = 512;
+constexpr int64_t kPackedFloats = 16 << 20;
+
+#if defined(GINR_HAS_amx)
+// The packed matrix of a layer: W_l, or its transpose.
+void pack(const Field& field, const float* row, int64_t l, bool transposed, uint16_t* split) {
+  const int64_t rows = field.rows(l), columns = field.columns(l);
+  const float* matrix = row + field.weight(l);
+  if (transposed) {
+    split += split_transpose(field, l);
+    amx::pack_a({matrix, 1, columns}, columns, rows, kFieldParts, split);
+  } else {
+    amx::pack_a({matrix, columns, 1}, rows, columns, kFieldParts, split + split_weight(field, l));
+  }
+}
+#endif
+
+// Whether the path in use packs weights.
+bool packs() {
+#if defined(GINR_HAS_amx)
+  return cpu_path() == CpuPath::amx;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+PackedWeights::PackedWeights(const Field& field, const float* rows, const Instances& some,
+                             int64_t samples, bool transposed, int threads)
+    : rows_(rows),
+      first_(some.first),
+      parameters_(field.parameters()),
+      split_size_(split_weight(field, field.layers())),
+      split_(nullptr) {
+#if defined(GINR_HAS_amx)
+  if (!packs() || split_size_ == 0 || samples < kLeastSamples) return;
+  static thread_local Scratch t_split;
+  uint16_t* split = reinterpret_cast<uint16_t*>(t_split.floats(some.count * split_size_ / 2));
+  const int64_t ways = transposed ? 2 : 1, layers = field.layers();
+  parallel_for(some.count * layers * ways, threads, [&](int64_t task) {
+    const int64_t b = task / (layers * ways), l = task / ways % layers;
+    if (!has_split(field, l)) return;
+    pack(field, rows + (some.first + b) * parameters_, l, task % ways == 1,
+         split + b * split_size_);
+  });
+  split_ = split;
+#else
+  (void)samples, (void)transposed, (void)threads;
+#endif
+}
+
+int64_t packed_together(const Field& field, int64_t batch) {
+  if (!packs()) return std::max<int64_t>(1, batch);
+  const int64_t size = std::max<int64_t>(1, split_weight(field, field.layers()) / 2);
+  return std::max<int64_t>(1, kPackedFloats / size);
+}
+
+}  // namespace cpu
+}  // namespace field_mlp
+}  // namespace ginr

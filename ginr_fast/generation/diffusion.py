@@ -92,25 +92,35 @@ class DiffusionConfig:
         alphas = self.alphas().to(times.device)[times].view(-1, *[1] * (clean.ndim - 1))
         return alphas.sqrt().to(clean) * clean + (1 - alphas).sqrt().to(clean) * epsilon
 
-    def scheduler(self, steps: int) -> Any:
-        """diffusers' ``DDIMScheduler``, set to a number of steps.
+    def visited(self, steps: int) -> list[int]:
+        """The timesteps that a sampler of ``steps`` steps visits, falling from T − 1.
 
-        With η = 0 it is DDIM, with η = 1 DDPM with the variance β̃_t (arXiv:2010.02502, section
-        4.1). Its steps begin at T − 1, where training has almost pure noise ("trailing",
-        arXiv:2305.08891), and are even if their number divides T, else nearly so.
+        It begins where training has almost pure noise ("trailing", arXiv:2305.08891). Its steps are
+        even if their number divides T, else nearly so.
         """
-        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+        steps = self.check_steps(steps)
+        return [round(self.timesteps * left / steps) - 1 for left in range(steps, 0, -1)]
 
-        found = DDIMScheduler(
+    def scheduler(self, steps: int) -> Any:
+        """diffusers' scheduler, set to the timesteps of :meth:`visited`.
+
+        DDIM is the first-order DPM-Solver++ (arXiv:2211.01095, section 4), and DDPM with the
+        variance β̃_t that with noise. (diffusers' ``DDIMScheduler`` steps by T // steps whatever the
+        distance to the next timestep is, which is wrong unless the steps divide T.)
+        """
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+        found = DPMSolverMultistepScheduler(
             num_train_timesteps=self.timesteps,
             beta_start=self.beta_start,
             beta_end=self.beta_end,
             beta_schedule="linear",
             prediction_type="sample",
-            clip_sample=False,
-            timestep_spacing="trailing",
+            algorithm_type="sde-dpmsolver++" if self.sampler == "ddpm" else "dpmsolver++",
+            solver_order=1,
+            final_sigmas_type="zero",
         )
-        found.set_timesteps(self.check_steps(steps))
+        found.set_timesteps(timesteps=self.visited(steps))
         return found
 
 
@@ -218,14 +228,12 @@ def sample(
     """
     steps = config.steps if steps is None else steps
     scheduler = config.scheduler(steps)
-    x = clean = noise(shape, indices, seed, device=device)
+    x = noise(shape, indices, seed, device=device)
     fresh = _step_noise(shape, indices, seed, device) if config.sampler == "ddpm" else repeat(None)
-    eta = 1.0 if config.sampler == "ddpm" else 0.0
-    for time, epsilon in zip(scheduler.timesteps[:steps].tolist(), fresh, strict=False):
+    for time, epsilon in zip(config.visited(steps), fresh, strict=False):
         times = torch.full((len(indices),), time, dtype=torch.int64, device=device)
-        found = scheduler.step(denoise(x, times), time, x, eta=eta, variance_noise=epsilon)
-        x, clean = found.prev_sample, found.pred_original_sample
-    return clean  # the last step adds no noise
+        x = scheduler.step(denoise(x, times), time, x, variance_noise=epsilon).prev_sample
+    return x  # the last step adds no noise: it is what was predicted
 
 
 def _step_noise(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ginr_fast.generation.averaging import AveragedModel, average_decay
+from ginr_fast.generation.averaging import AveragedModel, average_decay, without_twins
 from ginr_fast.generation.consistency import (
     ConsistencySchedule,
     Objective,
@@ -46,6 +46,8 @@ def test_r_follows_the_stages() -> None:
             assert 0 <= r < level
     assert not SCHEDULE.earlier(t, 0).any()  # at first the target is the data
     assert (SCHEDULE.earlier(t, 100) > 0).tolist() == [False, False, True]
+    late = SCHEDULE.earlier(t, 5000 * SCHEDULE.doubling)  # 2⁵⁰⁰⁰ is no float
+    assert torch.equal(late, t)
 
 
 def test_drawn_levels_do_not_depend_on_the_split() -> None:
@@ -180,6 +182,11 @@ def test_the_average_follows_the_twin() -> None:
     model.average(0.0)
     assert torch.equal(model.layer.weight, model.twin().layer.weight)
     assert [average_decay(step, 0.9) for step in (0, 90, 1000)] == [0.1, 0.9, 0.9]
+    for wrong in (3.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match="^decay: expected from 0 to 1"):
+            model.average(wrong)
+    with pytest.raises(ValueError, match="^model: is in training already"):
+        model.begin_training()
 
 
 def test_weights_with_and_without_a_twin_load() -> None:
@@ -198,6 +205,18 @@ def test_weights_with_and_without_a_twin_load() -> None:
     assert plain.online is None and torch.equal(plain.layer.weight, model.layer.weight)
     again.load_state_dict(model.own_state())  # an export: training is over
     assert again.online is None and torch.equal(again.layer.weight, model.layer.weight)
+    assert all(value.requires_grad for value in again.parameters())
+    fixed = Line()
+    fixed.layer.bias.requires_grad_(False)
+    for _ in range(2):  # trained on after such weights, what was fixed stays so
+        fixed.begin_training()
+        wanted = [name for name, value in fixed.named_parameters() if value.requires_grad]
+        assert wanted == ["online.layer.weight"]
+        fixed.load_state_dict(model.own_state())
+    # A model with another inside keeps all but the inner one's twin.
+    outer = nn.Sequential(model, nn.Linear(1, 1))
+    names = {"0.layer.weight", "0.layer.bias", "1.weight", "1.bias"}
+    assert without_twins(outer).keys() == names
 
 
 # A mixture in the plane

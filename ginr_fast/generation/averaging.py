@@ -30,7 +30,13 @@ class AveragedModel(nn.Module):
         self.register_load_state_dict_pre_hook(_match_twin)
 
     def begin_training(self) -> None:
-        """Make the twin, equal to the model, and stop the model's own gradients."""
+        """Make the twin, equal to the model, and stop the model's own gradients.
+
+        Raises:
+            ValueError: the model is in training already.
+        """
+        if self.online is not None:
+            raise ValueError("model: is in training already")
         twin = copy.deepcopy(self)
         self.requires_grad_(False)
         self.online = twin
@@ -51,15 +57,28 @@ class AveragedModel(nn.Module):
 
         Args:
             decay: μ, in [0, 1].
+
+        Raises:
+            ValueError: another decay, or a model that is not in training.
         """
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay: expected from 0 to 1, got {decay}")
         twin = dict(self.twin().named_parameters())
         own = {name: value for name, value in self.named_parameters() if name in twin}
         torch._foreach_lerp_(list(own.values()), [twin[name] for name in own], 1 - decay)
 
     def own_state(self) -> dict[str, torch.Tensor]:
         """``state_dict`` without the twin: what is exported."""
-        state = self.state_dict()
-        return {name: state[name] for name in state if not name.startswith(f"{TWIN}.")}
+        return without_twins(self)
+
+
+def without_twins(model: nn.Module) -> dict[str, torch.Tensor]:
+    """``state_dict`` without the twins of averaged models in it, or of itself."""
+    parts = model.named_modules()
+    averaged = [name for name, part in parts if isinstance(part, AveragedModel)]
+    twins = tuple(f"{name}.{TWIN}.".lstrip(".") for name in averaged)
+    state = model.state_dict()
+    return {name: state[name] for name in state if not name.startswith(twins)}
 
 
 def _match_twin(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any) -> None:
@@ -67,7 +86,11 @@ def _match_twin(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any, 
     names = [name for name in state if name.startswith(inner)]
     assert isinstance(module, AveragedModel)
     if module.online is not None and not names:
+        # Out of training: gradients are wanted again of what the twin has them of.
+        wanted = {name: value.requires_grad for name, value in module.online.named_parameters()}
         module.online = None
+        for name, value in module.named_parameters():
+            value.requires_grad_(wanted[name])
     if module.online is None:
         for name in names:
             del state[name]

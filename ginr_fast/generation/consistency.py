@@ -135,7 +135,7 @@ class ConsistencySchedule:
             step: from 0, counted from where consistency training begins.
         """
         nearness = 1 + self.k * torch.sigmoid(-self.b * t)
-        return t * (1 - nearness / self.q ** (step // self.doubling)).clamp(min=0)
+        return t * (1 - nearness * float(self.q) ** -(step // self.doubling)).clamp(min=0)
 
     def levels(self, steps: int) -> tuple[float, ...]:
         """The levels that sampling in ``steps`` steps evaluates the network at.

@@ -14,7 +14,7 @@ from torch import nn
 
 from ginr_fast.coords import grid
 from ginr_fast.data.order import instance_order, spread
-from ginr_fast.generation.averaging import average_decay
+from ginr_fast.generation.averaging import average_decay, without_twins
 from ginr_fast.generation.diffusion import training_noise
 from ginr_fast.generation.distances import FeatureStatistics, frechet_distance
 from ginr_fast.generation.features import SmallFeatures
@@ -171,9 +171,7 @@ class LatentDiffusionTask(Task):
         self.model.denoiser.average(average_decay(step, self.recipe.ema_decay))
 
     def exported(self) -> Mapping[str, torch.Tensor]:
-        twin = "denoiser.online."
-        state = self.model.state_dict()
-        return {name: state[name] for name in state if not name.startswith(twin)}
+        return without_twins(self.model)
 
     def batch(self, step: int, slots: range) -> DiffusionBatch:
         """The batch of some slots of a step, on the CPU."""

@@ -159,6 +159,9 @@ def test_surface_points_lie_evenly_on_the_mesh() -> None:
     assert torch.equal(points, again)
 
 
+NAN = torch.ones(5, 3).index_fill(0, torch.tensor(2), torch.nan)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -167,13 +170,20 @@ def test_surface_points_lie_evenly_on_the_mesh() -> None:
         (lambda: frechet_distance(torch.zeros(5), torch.zeros(5, 4)), "a: expected shape"),
         (lambda: FeatureStatistics(3).mean, "features: expected at least 1, got 0"),
         (lambda: FeatureStatistics(3).update(torch.zeros(2, 4)), "features: expected shape"),
-        (lambda: frechet_distance(torch.zeros(4, 3) / 0, torch.zeros(4, 3)), "expected finite"),
+        (lambda: frechet_distance(NAN, torch.zeros(4, 3)), "features: expected finite"),
         (lambda: inception_score(torch.zeros(5, 4), 6), "splits: expected 1 to 5, got 6"),
         (lambda: precision_recall(torch.zeros(3, 4), torch.zeros(9, 4)), "k: expected at least 1"),
         (lambda: precision_recall(torch.zeros(9, 4), torch.zeros(9, 5)), "samples: expected shape"),
         (lambda: nearest(torch.zeros(3, 4), torch.zeros(0, 4)), "training: expected at least one"),
         (lambda: nearest(torch.zeros(3, 4), [torch.zeros(2, 5)]), "training: expected shape"),
         (lambda: coverage_and_mmd(torch.zeros(0, 4)), "distances: expected some"),
+        (lambda: coverage_and_mmd(torch.eye(3) * torch.nan), "distances: expected finite"),
+        (lambda: nearest(NAN, torch.ones(4, 3)), "samples: expected finite values, 1 of 5 have"),
+        (lambda: nearest(torch.ones(4, 3), NAN), "training: expected finite"),
+        (lambda: precision_recall(NAN, torch.ones(5, 3)), "real: expected finite"),
+        (lambda: precision_recall(torch.ones(5, 3), NAN), "samples: expected finite"),
+        (lambda: inception_score(NAN, 1), "logits: expected those of probabilities, 1 of 5"),
+        (lambda: inception_score(-NAN.nan_to_num(torch.inf), 1), "1 of 5 rows give NaN"),
         (lambda: chamfer(torch.zeros(2, 0, 3), torch.zeros(2, 4, 3)), "a, b: expected points"),
         (lambda: chamfer(torch.zeros(2, 5, 2), torch.zeros(2, 4, 3)), "a: expected shape"),
     ],

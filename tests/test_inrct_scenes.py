@@ -15,7 +15,7 @@ from small_training import QUIET, Stopped, same, stop_at, weights_of
 from ginr_fast import cli
 from ginr_fast.data import CarsConfig, make_cars
 from ginr_fast.generation.consistency import ConsistencySchedule, Objective
-from ginr_fast.generation.sampling import SamplingOptions, noise
+from ginr_fast.generation.sampling import Between, SamplingOptions, noise
 from ginr_fast.rays import orbit_poses
 from ginr_fast.systems.fitting import FittingOptions
 from ginr_fast.systems.inrct_scenes import EarlierViews, InrctScenes, InrctScenesConfig
@@ -119,10 +119,23 @@ def test_samples_do_not_depend_on_the_batch(model: InrctScenes) -> None:
     assert not torch.allclose(model.draw([5]), together[2:], atol=1e-3)
     first = 80 * noise((3, SIZE, SIZE), [5], 0, 0)
     torch.testing.assert_close(model.draw([5]), model.hyper(first, torch.tensor([80.0])))
-    assert model.draw([]).shape == (0, model.decoder.tokens, 32)
+    for steps in (1, 2):  # none is drawn in several steps, too
+        none = model.draw([], SamplingOptions(steps=steps))
+        assert none.shape == (0, model.decoder.tokens, 32)
     for name in ("label", "guidance"):
         with pytest.raises(ValueError, match=f"{name}: this model has no classes"):
             model.draw([0], SamplingOptions(**{name: 2}))
+
+
+def test_places_between_samples_lead_from_one_to_the_other(model: InrctScenes) -> None:
+    options = SamplingOptions(steps=2, seed=3)
+    corners = (0, 1, 5, 2)
+    ends = [Between(corners, down, across) for down in (0.0, 1.0) for across in (0.0, 1.0)]
+    alone = model.draw(corners, options)
+    torch.testing.assert_close(model.draw(ends, options), alone, rtol=1e-4, atol=1e-5)
+    # Where the nearest corner becomes another one, nothing jumps.
+    near = model.draw([Between(corners, 0.4999, 0.0), Between(corners, 0.5001, 0.0)], options)
+    assert (near[0] - near[1]).norm() < 1e-2 * (alone[0] - alone[2]).norm()
 
 
 def test_training_outputs_are_those_of_the_formula(model: InrctScenes) -> None:

@@ -75,7 +75,8 @@ def test_batches_do_not_change_the_statistics(tmp_path: Path) -> None:
     prints = []
     for size in (1, 7, 23):
         path = tmp_path / f"{size}.safetensors"
-        write_latents(path, latents.split(size), NAMES, About("mnif-images"), {})
+        batches = [part for each in latents.split(size) for part in (each[:0], each)]
+        write_latents(path, batches, NAMES, About("mnif-images"), {})
         found = Latents(path)
         expected = latents.double().std(0, correction=0)
         torch.testing.assert_close(found.std.double(), expected, rtol=1e-5, atol=0)
@@ -102,6 +103,7 @@ def test_constant_elements_are_counted_and_can_be_standardised(tmp_path: Path) -
         (lambda x: x[:20], "latents: expected 23, one a name, got 20"),
         (lambda x: x[:1].expand(23, -1, -1), "expected some that differ"),
         (lambda x: x[..., None], r"expected \(B, H\) or \(B, R, D\)"),
+        (lambda x: x[..., :0], r"expected \(B, H\) or \(B, R, D\)"),
     ],
 )
 def test_latents_that_cannot_be_written_are_named(
@@ -119,6 +121,10 @@ def test_arguments_of_writing_are_checked(tmp_path: Path) -> None:
         written(tmp_path / "a", some(), storage="int8")
     with pytest.raises(ValueError, match="labels: expected 23, one a name, got 2"):
         written(tmp_path / "a", some(), labels=[0, 1])
+    with pytest.raises(ValueError, match="names: expected one an instance, number 1 is empty"):
+        write_latents(tmp_path / "a", [torch.eye(2)], ["a", ""], About("la-ginr"), {})
+    with pytest.raises(ValueError, match="latents: expected 2, one a name, got 0"):
+        write_latents(tmp_path / "a", [torch.eye(2)[:0]], ["a", "b"], About("la-ginr"), {})
 
 
 @pytest.mark.parametrize(
@@ -134,7 +140,9 @@ def test_arguments_of_writing_are_checked(tmp_path: Path) -> None:
         ({"labels": torch.zeros(22, dtype=torch.int64)}, r"labels: expected \(23,\) int64"),
         ({"latents": some().index_fill(0, torch.tensor(4), float("nan"))}, "number 4"),
         ({"latents": torch.zeros(23)}, r"latents: expected \(N, H\)"),
+        ({"latents": torch.zeros(23, 0)}, r"latents: expected \(N, H\) .* not empty"),
         ({"names": torch.zeros(3, dtype=torch.uint8)}, "names: expected 23, got 1"),
+        ({"names": torch.full((3,), 255, dtype=torch.uint8)}, "names: expected UTF-8"),
     ],
 )
 def test_what_a_file_lacks_is_named(
@@ -159,6 +167,24 @@ def test_what_is_no_file_of_latents_is_refused(tmp_path: Path) -> None:
         Latents(path)
     save_file({"latents": some()}, path)
     with pytest.raises(LatentsError, match="holds no latents exported"):
+        Latents(path)
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {},
+        {"about": "{"},
+        {"about": "[]"},
+        {"about": '{"system": "la-ginr"}'},
+        {"about": '{"system": "la-ginr", "classes": [], "colour": 3}'},
+    ],
+)
+def test_notes_that_cannot_be_read_are_named(notes: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "latents.safetensors"
+    written(path, some())
+    save_file(load_file(path), path, {"format": FORMAT, **notes})
+    with pytest.raises(LatentsError, match="latents.safetensors: notes that cannot be read"):
         Latents(path)
 
 

@@ -16,6 +16,24 @@ from ginr_fast.ops.checks import check_tensor
 _BLOCK = 1024
 
 
+def check_finite(argument: str, value: torch.Tensor) -> torch.Tensor:
+    """``value``, unless it holds NaN or infinities: scores of such would look like any other.
+
+    Args:
+        argument: the name the caller knows it by.
+        value: ``(N, ...)``.
+
+    Raises:
+        ValueError: names the argument and how many of the N it is.
+    """
+    broken = (~value.isfinite()).flatten(1).any(1)
+    if broken.any():
+        raise ValueError(
+            f"{argument}: expected finite values, {int(broken.sum())} of {len(value)} have others"
+        )
+    return value
+
+
 class FeatureStatistics:
     """Mean and covariance of features, gathered batch by batch: images need not be kept.
 
@@ -46,9 +64,7 @@ class FeatureStatistics:
             ValueError: another width, or values that are not finite.
         """
         check_tensor("features", features, ("B", len(self._sum)))
-        if not features.isfinite().all():
-            raise ValueError("features: expected finite values; there are samples that have others")
-        features = features.to(self._sum)
+        features = check_finite("features", features).to(self._sum)
         if not len(features):
             return
         if self._origin is None:
@@ -143,7 +159,8 @@ def inception_score(logits: torch.Tensor, splits: int = 10) -> tuple[float, floa
         Mean and standard deviation over the parts.
 
     Raises:
-        ValueError: no part at all, or more parts than instances.
+        ValueError: no part at all, more parts than instances, or logits that stand for no
+            probabilities. (−∞ is one of 0.)
 
     Example:
         >>> import torch
@@ -155,9 +172,15 @@ def inception_score(logits: torch.Tensor, splits: int = 10) -> tuple[float, floa
     check_tensor("logits", logits, ("N", "classes"))
     if not 1 <= splits <= len(logits):
         raise ValueError(f"splits: expected 1 to {len(logits)}, got {splits}")
+    logs = logits.double().log_softmax(dim=1)
+    broken = logs.isnan().any(1)
+    if broken.any():
+        raise ValueError(
+            f"logits: expected those of probabilities, {int(broken.sum())} of {len(logits)} rows "
+            f"give NaN"
+        )
     scores = []
-    for part in logits.double().tensor_split(splits):
-        log = part.log_softmax(dim=1)
+    for log in logs.tensor_split(splits):
         probabilities = log.exp()
         divergence = probabilities * (log - probabilities.mean(0).log())
         scores.append(divergence.nan_to_num(0.0).sum(1).mean().exp())
@@ -195,14 +218,15 @@ def precision_recall(real: torch.Tensor, samples: torch.Tensor, k: int = 3) -> P
         k: neighbours.
 
     Raises:
-        ValueError: too few instances for k, or features of different width.
+        ValueError: too few instances for k, features of different width, or not finite.
     """
     check_tensor("real", real, ("N", "F"))
     check_tensor("samples", samples, ("M", real.shape[1]), device=real.device)
     fewest = min(len(real), len(samples))
     if not 1 <= k < fewest:
         raise ValueError(f"k: expected at least 1 and below the {fewest} instances, got {k}")
-    real, samples = real.double(), samples.double()  # once, not block by block
+    # To float64 once, not block by block.
+    real, samples = check_finite("real", real).double(), check_finite("samples", samples).double()
     precision = _covered(samples, real, _radii(real, k))
     recall = _covered(real, samples, _radii(samples, k))
     return PrecisionRecall(precision, recall)
@@ -250,7 +274,7 @@ def nearest(samples: torch.Tensor, training: torch.Tensor | Iterable[torch.Tenso
         training: ``(N, ...)``, or batches of it, which need not be in memory together.
 
     Raises:
-        ValueError: no training instance, or another shape.
+        ValueError: no training instance, another shape, or values that are not finite.
 
     Example:
         >>> import torch
@@ -259,12 +283,12 @@ def nearest(samples: torch.Tensor, training: torch.Tensor | Iterable[torch.Tenso
         >>> found.indices.tolist(), found.distances.tolist()
         ([1, 0], [1.0, 1.0])
     """
-    flat = samples.flatten(1).double()
+    flat = check_finite("samples", samples).flatten(1).double()
     best = flat.new_full((len(flat),), float("inf"))
     indices = torch.full((len(flat),), -1, device=flat.device)
     seen = 0
     for given in [training] if isinstance(training, torch.Tensor) else training:
-        check_tensor("training", given, ("N", *samples.shape[1:]))
+        check_finite("training", check_tensor("training", given, ("N", *samples.shape[1:])))
         for batch in given.split(_BLOCK) if len(given) else ():
             found, where = _distances(flat, batch.to(flat).flatten(1)).min(dim=1)
             closer = found < best

@@ -75,8 +75,9 @@ class Latents:
 
     Raises:
         FileNotFoundError: no such file.
-        LatentsError: truncated, no file of latents, without its statistics, with wrong shapes,
-            values that are not finite, standard deviations of zero, or labels out of range.
+        LatentsError: truncated, no file of latents, with notes or names that cannot be read,
+            without its statistics, with wrong shapes, values that are not finite, standard
+            deviations of zero, or labels out of range.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -94,12 +95,20 @@ class Latents:
             raise LatentsError(f"{self.path}: truncated or corrupt latents ({error})") from None
         if notes.get("format") != FORMAT:
             raise LatentsError(f"{self.path}: holds no latents exported by this version")
-        plain = json.loads(notes["about"])
-        self.about = About(**{**plain, "classes": tuple(plain["classes"])})
+        try:
+            plain = json.loads(notes["about"])
+            self.about = About(**{**plain, "classes": tuple(plain["classes"])})
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise LatentsError(f"{self.path}: notes that cannot be read ({what})") from None
         self.latents = self._tensor(held, "latents")
         self.mean, self.std = self._tensor(held, "mean"), self._tensor(held, "std")
         self.labels = held.get("labels")
-        self.names = bytes(self._tensor(held, "names").numpy()).decode().split("\n")
+        names = self._tensor(held, "names")
+        try:
+            self.names = bytes(names.view(torch.uint8).numpy()).decode().split("\n")
+        except (RuntimeError, UnicodeDecodeError) as error:
+            raise LatentsError(f"{self.path}: names: expected UTF-8 ({error})") from None
         self.stage = {
             name.removeprefix(STAGE): value
             for name, value in held.items()
@@ -165,10 +174,10 @@ class Latents:
 
     def _check(self) -> None:
         latents, labels = self.latents, self.labels
-        if latents.ndim not in (2, 3) or not latents.is_floating_point() or not len(latents):
+        if latents.ndim not in (2, 3) or not latents.is_floating_point() or not latents.numel():
             raise LatentsError(
-                f"{self.path}: latents: expected (N, H) or (N, R, D) floating point, at least one, "
-                f"got {tuple(latents.shape)} {latents.dtype}"
+                f"{self.path}: latents: expected (N, H) or (N, R, D) floating point, at least one "
+                f"and not empty, got {tuple(latents.shape)} {latents.dtype}"
             )
         for name, part in (("mean", self.mean), ("std", self.std)):
             if part.shape != latents.shape[1:]:

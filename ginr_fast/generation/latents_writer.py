@@ -43,8 +43,9 @@ def write_latents(
 
     Args:
         path: the file.
-        batches: latents ``(B, H)`` or ``(B, R, D)``, as many in all as there are names.
-        names: of the instances.
+        batches: latents ``(B, H)`` or ``(B, R, D)``, as many in all as there are names; a batch
+            may be empty.
+        names: of the instances, none of them empty.
         about: where they come from; how many elements are constant is found here.
         stage: the weights of the stage-1 model.
         labels: classes of the instances.
@@ -54,13 +55,16 @@ def write_latents(
         ``about``, as written.
 
     Raises:
-        ValueError: not as many latents as names, shapes that differ, values that are not finite or
-            too large for the storage (the message names the instance), or nothing varies.
+        ValueError: not as many latents as names, an empty name, shapes that differ or hold nothing,
+            values that are not finite or too large for the storage (the message names the
+            instance), or nothing varies.
     """
     if storage not in get_args(Storage):
         raise ValueError(f"storage: expected {', '.join(get_args(Storage))}, got {storage!r}")
     if not names:
         raise ValueError("latents: expected at least one instance")
+    if not all(names):
+        raise ValueError(f"names: expected one an instance, number {list(names).index('')} is empty")
     if labels is not None and len(labels) != len(names):
         raise ValueError(f"labels: expected {len(names)}, one a name, got {len(labels)}")
     beside = {STAGE + name: value for name, value in stage.items()}
@@ -90,6 +94,8 @@ def _write(
     layout: _Layout = {}
     done = 0
     for batch in batches:
+        if not len(batch):
+            continue
         if not layout:
             shape = tuple(batch.shape[1:])
             statistics = _Statistics(shape)
@@ -146,7 +152,7 @@ def _checked(
     batch: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, names: Sequence[str]
 ) -> torch.Tensor:
     """A batch as it is stored, on the CPU."""
-    if tuple(batch.shape[1:]) != shape or len(shape) not in (1, 2):
+    if tuple(batch.shape[1:]) != shape or len(shape) not in (1, 2) or not batch.numel():
         raise ValueError(
             f"latents: expected (B, H) or (B, R, D) like the first ones, {shape} each, "
             f"got {tuple(batch.shape)}"

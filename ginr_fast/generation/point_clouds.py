@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ginr_fast.generation.distances import check_finite
 from ginr_fast.meshes import Mesh
 from ginr_fast.ops.checks import check_tensor
 
@@ -66,7 +67,7 @@ def coverage_and_mmd(distances: torch.Tensor) -> Coverage:
         distances: ``(samples, references)``, such as :func:`chamfer` gives.
 
     Raises:
-        ValueError: another shape, or none.
+        ValueError: another shape, none, or distances that are not finite.
 
     Example:
         >>> import torch
@@ -77,7 +78,7 @@ def coverage_and_mmd(distances: torch.Tensor) -> Coverage:
     check_tensor("distances", distances, ("samples", "references"))
     if not distances.numel():
         raise ValueError(f"distances: expected some, got shape {tuple(distances.shape)}")
-    matched = distances.argmin(dim=1).unique()
+    matched = check_finite("distances", distances).argmin(dim=1).unique()
     closest = distances.amin(dim=0).double().mean()
     return Coverage(len(matched) / distances.shape[1], float(closest))
 

@@ -12,11 +12,11 @@ from ginr_fast.decoders.token_field import GroupedFieldDecoder
 from ginr_fast.encoders import PatchTokenizer
 from ginr_fast.generation.averaging import AveragedModel
 from ginr_fast.generation.consistency import ConsistencySchedule, per_instance
-from ginr_fast.generation.sampling import SamplingOptions, noise
+from ginr_fast.generation.sampling import Between, SamplingOptions, noise
 from ginr_fast.ops.checks import check_tensor
 from ginr_fast.ops.group_weights.op import Layout
 from ginr_fast.ops.volume_render.random import Seed
-from ginr_fast.rays import random_poses
+from ginr_fast.rays import look_at, random_poses
 from ginr_fast.systems.hyper_network import HyperConfig
 from ginr_fast.systems.inrct import TrainingOutputs
 from ginr_fast.systems.radiance_views import RadianceConfig, RadianceViews
@@ -265,10 +265,18 @@ class InrctScenes(RadianceViews, AveragedModel):
         """Samples from a camera of their own, ``(B, 3, image_size, image_size)`` in [0, 1]."""
         config, size = self.config, self.config.image_size
         views = []
-        for index, own in zip(indices, tokens.split(1), strict=True):
-            pose = random_poses(1, config.camera_distance, (seed, index, step, _CAMERA_STREAM))
-            views.append(self.render_view(own, pose[0], size, size, config.focal * size))
+        for row, index in enumerate(indices):
+            own, pose = tokens[row : row + 1], self._camera(index, seed, step)
+            views.append(self.render_view(own, pose, size, size, config.focal * size))
         return torch.cat(views) if views else tokens.new_empty(0, 3, size, size)
+
+    def _camera(self, index: int, seed: int, step: int) -> torch.Tensor:
+        """A pose ``(4, 4)``; between samples it moves over the sphere as their noise does."""
+        if isinstance(index, Between):
+            corners = [self._camera(corner, seed, step)[:3, 3].numpy() for corner in index.corners]
+            return look_at(torch.from_numpy(index.blended(corners)))
+        distance = self.config.camera_distance
+        return random_poses(1, distance, (seed, index, step, _CAMERA_STREAM))[0]
 
     def evaluations(self, options: SamplingOptions | None = None) -> int:
         """Evaluations of the network that one sample of :meth:`draw` takes: its steps.

@@ -64,7 +64,9 @@ def write_latents(
     if not names:
         raise ValueError("latents: expected at least one instance")
     if not all(names):
-        raise ValueError(f"names: expected one an instance, number {list(names).index('')} is empty")
+        raise ValueError(
+            f"names: expected one an instance, number {list(names).index('')} is empty"
+        )
     if labels is not None and len(labels) != len(names):
         raise ValueError(f"labels: expected {len(names)}, one a name, got {len(labels)}")
     beside = {STAGE + name: value for name, value in stage.items()}

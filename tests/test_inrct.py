@@ -13,11 +13,11 @@ from small_training import QUIET, same, weights_of
 import ginr_fast
 from ginr_fast.data.icons import SHAPES, IconsConfig, icons
 from ginr_fast.data.views import ViewConfig
+from ginr_fast.encoders.lattice import lattice_places
 from ginr_fast.encoders.noise_level import AdaptiveBlock, NoiseLevelEmbedding, TokenDecoderBlock
 from ginr_fast.generation.consistency import ConsistencySchedule, Objective
 from ginr_fast.generation.sampling import SamplingOptions, noise
 from ginr_fast.systems.image_rendering import jitter_within
-from ginr_fast.systems.initialization import lattice_places
 from ginr_fast.systems.inrct import Inrct, InrctConfig
 from ginr_fast.training.checkpoints import load_saved
 from ginr_fast.training.loop import train
@@ -222,6 +222,8 @@ def test_render_at_any_resolution(model: Inrct, monkeypatch: pytest.MonkeyPatch)
     for jitter, wanted in ((0.0, whole), (1.0, moved)):
         found = model.render(tokens, ginr_fast.grid(11, 7), jitter)
         assert torch.allclose(found, wanted, atol=1e-5)
+    with pytest.raises(ValueError, match=r"where: expected a grid of \(H, W\) points"):
+        model.render(tokens, ginr_fast.grid(4, 4, 4))
     moves = jitter_within(1000, 0.5, 0)
     assert moves.abs().max() <= 0.25 and moves.abs().max() > 0.24
     assert model.render(tokens, ginr_fast.grid(0, 7)).shape == (2, 3, 0, 7)

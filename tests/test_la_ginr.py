@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ginr_fast
-from ginr_fast.systems.initialization import lattice_embedding
+from ginr_fast.encoders.lattice import lattice_embedding
 from ginr_fast.systems.la_ginr import LaGinr, LaGinrConfig
 from ginr_fast.systems.tiling import reconstruct_photograph
 

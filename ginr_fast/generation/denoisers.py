@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ginr_fast.encoders.lattice import lattice_embedding
 from ginr_fast.encoders.noise_level import AdaptiveBlock
 from ginr_fast.generation.averaging import AveragedModel
 from ginr_fast.ops.checks import check_count, check_tensor
-from ginr_fast.systems.initialization import lattice_embedding
 
 _LONGEST = 10000.0
 
@@ -115,10 +115,15 @@ class Conditioning(nn.Module):
         width: of the vector.
         time_dim: of the timestep's sines and cosines; even.
         classes: how many; one more stands for none of them, the *null class*.
+
+    Raises:
+        ValueError: a number of classes below 0.
     """
 
     def __init__(self, width: int, time_dim: int, classes: int) -> None:
         super().__init__()
+        if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
+            raise ValueError(f"classes: expected a non-negative integer, got {classes!r}")
         self.time_dim, self.classes = time_dim, classes
         self.time = nn.Sequential(nn.Linear(time_dim, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width) if classes else None
@@ -126,7 +131,15 @@ class Conditioning(nn.Module):
             nn.init.normal_(self.label.weight, std=0.02)
 
     def forward(self, times: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """``(B,), (B,) -> (B, width)``; without labels, or where one is ``classes``: no class."""
+        """``(B,), (B,) -> (B, width)``; without labels, or where one is ``classes``: no class.
+
+        The range of labels is for who makes them to see to: looking at each would make a sampler
+        wait for its GPU in every step.
+        """
+        if labels is not None:
+            if self.label is None:
+                raise ValueError("labels: this model has no classes")
+            check_tensor("labels", labels, tuple(times.shape), dtypes=[torch.int64])
         first = self.time[0]
         assert isinstance(first, nn.Linear)
         vector = self.time(timestep_embedding(times, self.time_dim).to(first.weight.dtype))
@@ -199,12 +212,16 @@ class ResidualMlpDenoiser(AveragedModel):
         Args:
             noisy: ``(B, H)``.
             times: ``(B,)``, timesteps.
-            labels: ``(B,)``, int64, classes; ``classes`` or no tensor for none.
+            labels: ``(B,)``, int64, classes from 0; ``classes`` or no tensor for none.
 
         Returns:
             ``(B, H)``.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape, or labels for a model without classes.
         """
         check_tensor("noisy", noisy, ("B", *self.shape))
+        check_tensor("times", times, noisy.shape[:1])
         condition = F.silu(self.condition(times, labels))
         h = self.first(noisy)
         for block in self.blocks:
@@ -272,12 +289,16 @@ class TokenDenoiser(AveragedModel):
         Args:
             noisy: ``(B, R, D)``.
             times: ``(B,)``, timesteps.
-            labels: ``(B,)``, int64, classes; ``classes`` or no tensor for none.
+            labels: ``(B,)``, int64, classes from 0; ``classes`` or no tensor for none.
 
         Returns:
             ``(B, R, D)``.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape, or labels for a model without classes.
         """
         check_tensor("noisy", noisy, ("B", *self.shape))
+        check_tensor("times", times, noisy.shape[:1])
         condition = self.condition(times, labels)
         tokens = self.first(noisy)
         if self.positions is not None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ginr_fast.generation.sampling import noise
+from ginr_fast.ops.checks import check_tensor
 
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Noisy latents ``(B, ...)`` and timesteps ``(B,)`` to clean latents."""
@@ -88,7 +89,12 @@ class DiffusionConfig:
             clean: x₀, ``(B, ...)``.
             times: t, ``(B,)``, int64.
             epsilon: standard normal, shaped like ``clean``.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape.
         """
+        check_tensor("times", times, clean.shape[:1], dtypes=[torch.int64])
+        check_tensor("epsilon", epsilon, clean.shape)
         alphas = self.alphas().to(times.device)[times].view(-1, *[1] * (clean.ndim - 1))
         return alphas.sqrt().to(clean) * clean + (1 - alphas).sqrt().to(clean) * epsilon
 
@@ -182,8 +188,16 @@ def guided(
         denoiser: called with noisy latents, timesteps and labels.
         labels: c, ``(B,)`` int64; None for a model without classes.
         guidance: g; 1 evaluates the network once, with the classes alone.
-        null: the label ∅.
+        null: the label ∅: one more than the last class.
+
+    Raises:
+        ValueError: a label out of range.
     """
+    # Once here, not in every step of a sampler.
+    if labels is not None and not ((labels >= 0) & (labels <= null)).all():
+        raise ValueError(
+            f"labels: expected 0 to {null}, got {int(labels.min())} to {int(labels.max())}"
+        )
     if labels is None or guidance == 1:
         return lambda noisy, times: denoiser(noisy, times, labels)
 

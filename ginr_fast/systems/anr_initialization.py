@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ginr_fast.decoders.anr import AnrDecoder
-from ginr_fast.systems.initialization import lattice_places
+from ginr_fast.encoders.lattice import lattice_places
 
 _DROP = 4.0  # a token one place further away has a logit smaller by this
 _RIDGE = 1e-2
@@ -26,7 +26,7 @@ def initialise_anr(decoder: AnrDecoder, tokens: torch.Tensor) -> None:
     Args:
         decoder: the ANR, of two coordinates.
         tokens: what its tokens are at first for any image, ``(R, token_dim)``, laid out as
-            :func:`ginr_fast.systems.initialization.lattice_places`.
+            :func:`ginr_fast.encoders.lattice.lattice_places`.
     """
     for layer in (decoder.value_projection, decoder.output_projection):
         nn.init.xavier_uniform_(layer.weight)

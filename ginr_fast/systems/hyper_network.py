@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ginr_fast.encoders.lattice import lattice_embedding
 from ginr_fast.encoders.noise_level import (
     AdaptiveBlock,
     NoiseLevelEmbedding,
     TokenDecoderBlock,
 )
 from ginr_fast.ops.checks import check_count, check_tensor
-from ginr_fast.systems.initialization import lattice_embedding
 
 _LATTICE_SCALE = 0.7
 _LIKENESS = 4.0

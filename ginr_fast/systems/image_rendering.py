@@ -38,8 +38,10 @@ def render_image(
         ``(B, channels, H, W)``, clamped to [0, 1].
 
     Raises:
-        ValueError: a jitter outside [0, 1].
+        ValueError: a grid of another number of axes, or a jitter outside [0, 1].
     """
+    if len(where.axes) != 2:
+        raise ValueError(f"where: expected a grid of (H, W) points, got {where.shape}")
     if not 0 <= jitter <= 1:
         raise ValueError(f"jitter: expected from 0 to 1, got {jitter}")
     rows, columns = where.axes

@@ -87,7 +87,7 @@ class LatentDiffusion(nn.Module):
         # Copies: what is given may be mapped from a file.
         self.register_buffer("mean", mean.float().clone())
         self.register_buffer("std", std.float().clone())
-        self.register_buffer("about", encoded(about or {}))
+        self.register_buffer("about", notes_to_bytes(about or {}))
 
     @property
     def modality(self) -> str:
@@ -98,7 +98,7 @@ class LatentDiffusion(nn.Module):
     @property
     def image_size(self) -> int | None:
         """Height and width that stage 1 was trained at, in pixels; None of shapes."""
-        held = decoded(self.about).get("recipe", {}).get("image_size")
+        held = notes_from_bytes(self.about).get("recipe", {}).get("image_size")
         size = held or getattr(self.decoder_model.config, "image_size", None)
         return size if isinstance(size, int) else None
 
@@ -252,11 +252,11 @@ class GaussianLatents:
         return self.model.render(latent, where)
 
 
-def encoded(about: Mapping[str, Any]) -> torch.Tensor:
+def notes_to_bytes(about: Mapping[str, Any]) -> torch.Tensor:
     """Plain values as uint8, so that they stay with the weights."""
     return torch.frombuffer(bytearray(json.dumps(dict(about)).encode()), dtype=torch.uint8).clone()
 
 
-def decoded(about: torch.Tensor) -> dict[str, Any]:
-    """What :func:`encoded` was given."""
+def notes_from_bytes(about: torch.Tensor) -> dict[str, Any]:
+    """What :func:`notes_to_bytes` was given."""
     return cast(dict[str, Any], json.loads(bytes(about.cpu().numpy())))

@@ -10,7 +10,7 @@ import torch
 
 from ginr_fast.data.images import ImageFiles
 from ginr_fast.data.views import HeldOutViews
-from ginr_fast.systems.latent_diffusion import LatentDiffusion, decoded
+from ginr_fast.systems.latent_diffusion import LatentDiffusion, notes_from_bytes
 from ginr_fast.training.generative import Generator
 from ginr_fast.training.recipes import from_plain
 from ginr_fast.training.stage_one import STAGE_SYSTEMS
@@ -62,7 +62,7 @@ def source_of(generator: Generator, options: DataOptions) -> Source:
     saved, model = generator.saved, generator.model
     system, plain, kind = saved.system, saved.recipe, SYSTEMS[saved.system][0]
     if isinstance(model, LatentDiffusion):
-        about = decoded(model.about)
+        about = notes_from_bytes(model.about)
         system, plain = about["system"], about["recipe"]
         kind = STAGE_SYSTEMS[system]
     try:

@@ -21,7 +21,7 @@ from ginr_fast.generation.features import SmallFeatures
 from ginr_fast.generation.latents import Latents
 from ginr_fast.generation.sampling import SamplingOptions, noise
 from ginr_fast.pictures import save_png
-from ginr_fast.systems.latent_diffusion import GaussianLatents, LatentDiffusion, decoded
+from ginr_fast.systems.latent_diffusion import GaussianLatents, LatentDiffusion, notes_from_bytes
 from ginr_fast.training.images import enlarged, sheet
 from ginr_fast.training.losses import psnr_of
 from ginr_fast.training.recipes import LatentDiffusionRecipe, as_plain, from_plain
@@ -341,7 +341,7 @@ def load_latent_diffusion(saved: Saved) -> LatentDiffusion:
     mean, std, about = (saved.weights[name] for name in ("mean", "std", "about"))
     try:
         recipe: Any = from_plain(kind, {"steps": 1, **saved.recipe})
-        plain = decoded(about)
+        plain = notes_from_bytes(about)
         stage = build_stage(plain["system"], plain["recipe"], None)
         classes = len(plain["classes"]) if recipe.conditional else 0
         denoiser = recipe.denoiser.build(tuple(mean.shape), classes)

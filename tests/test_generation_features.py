@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ginr_fast.data.photos import photos
 from ginr_fast.data.views import TrainingViews, ViewConfig
 from ginr_fast.generation.distances import frechet_distance
+from ginr_fast.generation.evaluation import describe, evaluate_samples
 from ginr_fast.generation.features import SmallFeatures, as_bytes, as_floats, small_features
 from ginr_fast.generation.inception import inception_features
 
@@ -196,6 +197,31 @@ def test_scripted_networks(tmp_path: Path) -> None:
     probabilities = (rounded.mean((2, 3)) / 100).softmax(1)
     assert found.logits is not None
     torch.testing.assert_close(found.logits.softmax(1), probabilities)
+
+
+class _Counted(torch.nn.Module):
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module, self.runs = module, 0
+
+    def forward(self, *arguments: object, **options: object) -> torch.Tensor:
+        self.runs += 1
+        return self.module(*arguments, **options)
+
+
+def test_logits_that_nobody_wants_cost_nothing(tmp_path: Path) -> None:
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    network = inception_features(_saved(_LikeNvidias(), tmp_path / "inception-2015-12-05.pt"))
+    network.module = counted = _Counted(network.module)
+    alone = describe([images], network, classes=False)
+    assert counted.runs == 1 and alone.logits is None
+    both = describe([images], network)
+    assert counted.runs == 3 and both.logits is not None
+    assert torch.equal(both.features, alone.features)
+    network(images)
+    assert counted.runs == 4
+    evaluate_samples(both, [images], network, neighbours=1)  # real images need none
+    assert counted.runs == 5
 
 
 def test_networks_that_do_not_serve_are_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from ginr_fast.analysis import judged_images
 from ginr_fast.analysis.judging import Drawing, Judged, tabulated
 from ginr_fast.coords import grid
 from ginr_fast.data.icons import SHAPES, draw_icon
-from ginr_fast.generation.distances import frechet_distance, precision_recall
+from ginr_fast.data.views import HeldOutViews
+from ginr_fast.generation.distances import frechet_distance, nearest, precision_recall
 from ginr_fast.generation.evaluation import describe, evaluate_samples, memorisation
 from ginr_fast.generation.features import FeatureNetwork, Features, SmallFeatures, small_features
 from ginr_fast.generation.latents import About
@@ -51,9 +53,24 @@ def scores(folder: Path) -> dict[str, Any]:
 # The command
 
 
-def test_images(tmp_path: Path, icons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images(
+    tmp_path: Path,
+    icons: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     folder = export("inrct", tmp_path / "run")
-    run("judge", folder, *SMALL, "--data", icons, "--steps", 1, 2)
+    reads, get = Counter[int](), HeldOutViews.__getitem__
+
+    def counted(self: HeldOutViews, index: int) -> torch.Tensor:
+        reads[len(self)] += 1
+        return get(self, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HeldOutViews, "__getitem__", counted)
+        run("judge", folder, *SMALL, "--data", icons, "--steps", 1, 2)
+    # Of 20 training images: their features, one pass for both columns, and the nearest five.
+    assert reads[20] == 20 + 20 + 5
     printed = capsys.readouterr().out
     assert "Frechet (small-1)" in printed and "reconstruction PSNR" in printed
     found = scores(folder / "judged")
@@ -73,7 +90,9 @@ def test_images(tmp_path: Path, icons: Path, capsys: pytest.CaptureFixture[str])
         pixels = np.stack([np.array(Image.open(path)) for path in paths])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
-    files = sorted((icons / "train").iterdir())[::2][:20]  # at most 20 of 24, evenly
+    # At most 20 of 24, evenly.
+    every = sorted((icons / "train").iterdir())
+    files = [every[(2 * index + 1) * 24 // 40] for index in range(20)]
     real, unseen = read(files), read(sorted((icons / "val").iterdir()))
     expected = frechet_distance(small_features(drawn), small_features(real))
     assert one["scores"]["Frechet (small-1)"] == pytest.approx(expected, rel=1e-4)
@@ -157,6 +176,19 @@ def test_mistakes_are_named(
     assert "data: expected at least 4 held-out images to compare with, got 3" in error
 
 
+def test_what_scenes_and_shapes_cannot_be_asked_is_named_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GINR_FAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delattr(Drawing, "__call__")
+    scenes = export("mnif-scenes", tmp_path / "scenes")
+    error = failed(capsys, "judge", scenes, "--references", 1, "--views", 3)
+    assert "views: expected at least 4 views of held-out scenes to compare with, got 3" in error
+    assert "neighbours: are looked for" in failed(capsys, "judge", scenes, "--neighbours", 9)
+    voxels = export("mnif-voxels", tmp_path / "voxels")
+    assert "features: shapes are" in failed(capsys, "judge", voxels, "--features", "network.pt")
+
+
 # What is behind it
 
 
@@ -166,7 +198,7 @@ class _Known(FeatureNetwork):
     def __init__(self) -> None:
         super().__init__("known", 3, 3)
 
-    def describe(self, images: torch.Tensor) -> Features:
+    def describe(self, images: torch.Tensor, classes: bool = True) -> Features:
         found = images.float().mean((2, 3))
         return Features(found, 5 * found)
 
@@ -192,10 +224,13 @@ def test_scores_of_batches_are_those_of_all() -> None:
 
 def test_copies_show() -> None:
     training, held_out, fresh = _images(50, 0), _images(20, 1), _images(20, 2)
-    copies = memorisation(training[10:20] + 1e-3, held_out, training.split(16))
+    sets = [training[10:20] + 1e-3, fresh]
+    copies, new = memorisation(sets, held_out, iter(training.split(16)))
     assert copies.samples.indices.tolist() == list(range(10, 20))
     assert copies.ratio < 0.02
-    assert memorisation(fresh, held_out, training).ratio == pytest.approx(1, abs=0.1)
+    assert new.ratio == pytest.approx(1, abs=0.1)
+    assert torch.equal(new.samples.distances, nearest(fresh, training).distances)
+    assert torch.equal(new.held_out.distances, nearest(held_out, training).distances)
 
 
 def test_the_first_batch_warms_up() -> None:

@@ -29,7 +29,6 @@ from ginr_fast.systems.mnif import Mnif
 from ginr_fast.training.metrics import score_views
 from ginr_fast.training.references import ImageReferences, image_batches
 
-
 class Budget(NamedTuple):
     """How much is drawn and compared.
 
@@ -77,27 +76,29 @@ def judge_images(
     training, held_out = references.training, references.held_out
     _check_enough("references", len(training), "training images")
     _check_enough("data", len(held_out), "held-out images")
-    real = describe(batches(training, len(training)), network)
+    real = describe(batches(training, len(training)), network, classes=False)
     unseen = describe(batches(held_out, len(held_out)), network)
     few = min(budget.neighbours, len(held_out))
     unseen_pixels = torch.cat([as_floats(part) for part in batches(held_out, few)])
-    judged: list[Judged] = []
+    drawn: list[tuple[str, Drawing, dict[str, float]]] = []
+    pixels, features = [], []  # of the first samples of each model
     render = _renderer(models[0][1], where)
     for name, model, options in models:
         drawing = Drawing(model, options, render, budget.batch)
         kept: list[torch.Tensor] = []
         found = describe(_keeping(drawing(budget.samples), kept, budget.neighbours), network)
-        first = torch.cat(kept)[: budget.neighbours]
-        pixels = memorisation(
-            first, unseen_pixels, map(as_floats, batches(training, len(training)))
-        )
-        features = memorisation(found.features[: len(first)], unseen.features[:few], real.features)
-        if not judged:
-            nearest = torch.stack([training[int(index)] for index in pixels.samples.indices])
-            save_png(neighbours_sheet(first, as_floats(nearest), pixels.samples), picture)
-        scores = _scores(evaluate_samples(found, real, network))
-        scores["nearest (pixels)"] = pixels.ratio
-        scores["nearest (features)"] = features.ratio
+        pixels.append(torch.cat(kept)[: budget.neighbours])
+        features.append(found.features[: budget.neighbours])
+        drawn.append((name, drawing, _scores(evaluate_samples(found, real, network))))
+    known = map(as_floats, batches(training, len(training)))
+    by_pixels = memorisation(pixels, unseen_pixels, known)
+    by_features = memorisation(features, unseen.features[:few], real.features)
+    nearest = by_pixels[0].samples
+    shown = torch.stack([training[int(index)] for index in nearest.indices])
+    save_png(neighbours_sheet(pixels[0], as_floats(shown), nearest), picture)
+    judged: list[Judged] = []
+    for (name, drawing, scores), near, alike in zip(drawn, by_pixels, by_features, strict=True):
+        scores |= {"nearest (pixels)": near.ratio, "nearest (features)": alike.ratio}
         judged.append(_row(name, drawing, budget.samples, scores))
     model = models[0][1]
     judged.append(_held_out(unseen, real, network, model, references, budget.batch, device))
@@ -110,6 +111,7 @@ def judge_views(
     held_out: Scenes,
     network: FeatureNetwork,
     budget: Budget,
+    references: int | None = None,
 ) -> list[Judged]:
     """Views of sampled scenes beside those of held-out scenes, from the same places.
 
@@ -121,6 +123,8 @@ def judge_views(
         held_out: scenes never seen.
         network: views are compared in, on the models' device.
         budget: how much is drawn.
+        references: held-out scenes compared with, and training scenes, at most; as many as samples
+            if None.
 
     Returns:
         A column for each, and one for views of training scenes in their place.
@@ -129,18 +133,22 @@ def judge_views(
         ValueError: options that a model does not have, by name; too few views to compare.
     """
     device = network.device
-    chosen = [held_out.scene(index) for index in range(min(len(held_out), budget.samples))]
-
-    def truth(scenes: Iterable[Scene]) -> Iterator[torch.Tensor]:
-        for scene in scenes:
-            views = scene.images[spread(len(scene.images), budget.views)]
-            yield views.permute(0, 3, 1, 2).to(device)
-
-    real = describe(truth(chosen), network)
+    most = min(len(held_out), budget.samples, references or budget.samples)
+    chosen = [held_out.scene(index) for index in range(most)]
     known = spread(len(training), len(chosen))
-    seen = describe(truth(training.scene(index) for index in known), network)
-    for described, what in ((real, "held-out"), (seen, "training")):
-        _check_enough("views", described.statistics.count, f"views of {what} scenes")
+
+    def truth(kind: str, scenes: Iterable[Scene], classes: bool) -> Described:
+        def batches() -> Iterator[torch.Tensor]:
+            for scene in scenes:
+                views = scene.images[spread(len(scene.images), budget.views)]
+                yield views.permute(0, 3, 1, 2).to(device)
+
+        found = describe(batches(), network, classes)
+        _check_enough("views", found.statistics.count, f"views of {kind} scenes")
+        return found
+
+    real = truth("held-out", chosen, classes=False)
+    seen = truth("training", (training.scene(index) for index in known), classes=True)
 
     first: Any = models[0][1]
     decoder = decoder_of(first)

@@ -70,7 +70,8 @@ def judge_shapes(
     few = held_out[: budget.neighbours]
     unseen = torch.cat([_coarse(part) for part in _voxels(data.held_out, few)])
     decode = _Volumes(models[0][1], side)
-    judged: list[Judged] = []
+    drawn: list[tuple[str, Drawing, dict[str, float]]] = []
+    first = []  # samples of each model
     for name, model, options in models:
         drawing = Drawing(model, options, decode, budget.batch)
         clouds: list[torch.Tensor] = []
@@ -82,15 +83,18 @@ def judge_shapes(
         points = torch.cat(clouds)
         if not len(points):
             raise ValueError(f"samples: none of {budget.samples} has a surface")
-        first = torch.cat(kept)[: budget.neighbours]
-        copies = memorisation(_coarse(first), unseen, map(_coarse, _voxels(data.train, training)))
-        if not judged:
-            _save_neighbours(first, data.train, training, copies.samples, picture)
+        first.append(torch.cat(kept)[: budget.neighbours])
         scores = {**_scores(points, real), "with a surface": len(points) / budget.samples}
-        scores["nearest (voxels)"] = copies.ratio
+        drawn.append((name, drawing, scores))
+    known = map(_coarse, _voxels(data.train, training))
+    copies = memorisation([_coarse(each) for each in first], unseen, known)
+    _save_neighbours(first[0], data.train, training, copies[0].samples, picture)
+    judged = []
+    for (name, drawing, scores), near in zip(drawn, copies, strict=True):
+        scores["nearest (voxels)"] = near.ratio
         judged.append(
             Judged(
-                name or described_steps(options.steps),
+                name or described_steps(drawing.options.steps),
                 budget.samples,
                 scores,
                 drawing.evaluations,

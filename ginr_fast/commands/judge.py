@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from ginr_fast.training.generative import Generator
 
 SMALL = "small"
-_FULL_COVARIANCE = 4096  # elements of a latent, at most, whose covariance is taken
+_NEIGHBOURS = 256
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,18 @@ class JudgeArguments:
         guidance: scale of classifier-free guidance; the model's own if not given.
         label: the class to draw from.
         seed: of the noise.
-        features: small, or a file with weights of Inception or any TorchScript module of features.
-        references: real instances compared with, at most; all if not given, 4,096 crops where a
-            recipe cuts crops.
-        neighbours: samples whose nearest training instances are looked for.
+        features: (images, scenes) small, or a file with weights of Inception or any TorchScript
+            module of features.
+        references: real instances compared with, at most; all if not given (of scenes as many as
+            samples), 4,096 crops where a recipe cuts crops.
+        neighbours: (images, shapes) samples whose nearest training instances are looked for, 256 if
+            not given.
         latents: (latent diffusion) exported latents of training; what they are decoded to is judged
             too, and samples of one Gaussian fitted to them.
         views: (scenes) of each sample.
         batch: samples drawn at a time.
-        out: the folder for scores.json and neighbours.png; judged in the run's folder if not given.
+        out: the folder for scores.json and (images, shapes) neighbours.png; judged in the run's
+            folder if not given.
     """
 
     checkpoint: Positional[Path]
@@ -64,7 +66,7 @@ class JudgeArguments:
     seed: int = 0
     features: str = SMALL
     references: int | None = None
-    neighbours: int = 256
+    neighbours: int | None = None
     latents: Path | None = None
     views: int = 8
     batch: int = 64
@@ -90,6 +92,7 @@ def main(arguments: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ginr_fast.analysis.decoded import shown_by
     from ginr_fast.analysis.instances import run_folder
     from ginr_fast.analysis.judging import tabulated
     from ginr_fast.files import replace_text
@@ -98,6 +101,7 @@ def main(arguments: Sequence[str]) -> None:
 
     device = common.best_device()
     generator = load_generative(given.checkpoint, device)
+    _check_kind(shown_by(generator.model), given)
     for options in given.sampling():
         generator.model.evaluations(options)  # names what the model does not have, before any work
     network = _network(given.features).to(device)
@@ -122,6 +126,14 @@ def main(arguments: Sequence[str]) -> None:
     print(f"written: {out}")
 
 
+def _check_kind(shown: str, given: JudgeArguments) -> None:
+    """Refuse by name what has no meaning for what a model draws."""
+    if shown == "scene" and given.neighbours is not None:
+        raise ValueError("neighbours: are looked for among images and shapes, not among scenes")
+    if shown == "voxels" and given.features != SMALL:
+        raise ValueError("features: shapes are compared by points on their surfaces, by no network")
+
+
 def _network(features: str) -> FeatureNetwork:
     if features == SMALL:
         from ginr_fast.generation.features import SmallFeatures
@@ -143,14 +155,15 @@ def _judged(
     models = [("", generator.model, options) for options in given.sampling()]
     if given.latents is not None:
         models += _beside(generator, given.latents, models[0][2])
-    budget = Budget(given.samples, given.batch, given.neighbours, given.views)
+    budget = Budget(given.samples, given.batch, given.neighbours or _NEIGHBOURS, given.views)
     picture, shown = out / "neighbours.png", shown_by(generator.model)
     if shown == "image":
         references = image_references(source, given.references)
         return judge_images(models, references, network, budget, picture)
     if shown == "scene":
         data = source.data
-        return judge_views(models, data.train, data.held_out, network, budget)
+        train, held_out = data.train, data.held_out
+        return judge_views(models, train, held_out, network, budget, given.references)
     return judge_shapes(models, source.data, budget, picture, given.references)
 
 
@@ -169,7 +182,6 @@ def _beside(generator: Generator, path: Path, options: SamplingOptions) -> list[
             f"latents: expected shape {tuple(model.mean.shape)} each as the model draws them, "
             f"{path} holds {latents.shape}"
         )
-    small = math.prod(latents.shape) <= _FULL_COVARIANCE  # else elements count as independent
-    gaussian = GaussianLatents(model, latents.rows(range(len(latents))) if small else None)
+    gaussian = GaussianLatents.fitted(model, latents)
     known = KnownLatents(latents, model.mean.device)
     return [("one Gaussian of latents", gaussian, options), ("latents, decoded", known, options)]

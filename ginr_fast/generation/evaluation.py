@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,12 +41,15 @@ class Described(NamedTuple):
     logits: torch.Tensor | None
 
 
-def describe(images: Iterable[torch.Tensor], network: FeatureNetwork) -> Described:
+def describe(
+    images: Iterable[torch.Tensor], network: FeatureNetwork, classes: bool = True
+) -> Described:
     """Features of images that come in batches.
 
     Args:
         images: ``(B, 3, H, W)``, floating point in [0, 1] or uint8, on the network's device.
         network: they are compared in.
+        classes: whether logits are wanted, for the Inception Score; real images need none.
 
     Raises:
         ValueError: no image came, or one has features that are not finite.
@@ -55,7 +58,7 @@ def describe(images: Iterable[torch.Tensor], network: FeatureNetwork) -> Describ
     features, logits = [], []
     with torch.no_grad():
         for batch in images:
-            found = network.describe(batch)
+            found = network.describe(batch, classes)
             statistics.update(found.features)
             features.append(found.features.float().cpu())
             if found.logits is not None:
@@ -115,9 +118,8 @@ def evaluate_samples(
         >>> evaluate_samples([real], real.split(4), SmallFeatures()).covered.recall
         1.0
     """
-    found, expected = (
-        side if isinstance(side, Described) else describe(side, network) for side in (samples, real)
-    )
+    found = samples if isinstance(samples, Described) else describe(samples, network)
+    expected = real if isinstance(real, Described) else describe(real, network, classes=False)
     score = None
     if found.logits is not None:
         score = inception_score(found.logits, min(_SPLITS, len(found.logits)))
@@ -154,29 +156,29 @@ class Memorisation(NamedTuple):
 
 
 def memorisation(
-    samples: torch.Tensor,
+    samples: Sequence[torch.Tensor],
     held_out: torch.Tensor,
     training: torch.Tensor | Iterable[torch.Tensor],
-) -> Memorisation:
-    """Whether samples are copies of training instances.
+) -> list[Memorisation]:
+    """Whether samples are copies of training instances, which are looked at once for all.
 
     Args:
-        samples: pictures or features, ``(S, ...)``.
+        samples: pictures or features of each set of samples, ``(S, ...)``; S may differ.
         held_out: the same of instances that training never saw, ``(H, ...)``.
         training: ``(N, ...)``, or batches of it.
+
+    Returns:
+        One a set.
 
     Raises:
         ValueError: none of a kind, or another shape.
     """
-    for name, part in (("samples", samples), ("held_out", held_out)):
+    for name, part in (*(("samples", each) for each in samples), ("held_out", held_out)):
         if not len(part):
             raise ValueError(f"{name}: expected at least one instance, got none")
-    # One pass over the training instances for both.
-    found = nearest(torch.cat([samples, held_out]), training)
-    count = len(samples)
-    parts = (Nearest(*(side[chosen] for side in found)) for chosen in _halves(count))
-    return Memorisation(*parts)
-
-
-def _halves(count: int) -> tuple[slice, slice]:
-    return slice(count), slice(count, None)
+    counts = [*map(len, samples), len(held_out)]
+    found = nearest(torch.cat([*samples, held_out]), training)
+    *drawn, unseen = (
+        Nearest(*each) for each in zip(*(side.split(counts) for side in found), strict=True)
+    )
+    return [Memorisation(each, unseen) for each in drawn]

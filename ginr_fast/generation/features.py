@@ -67,11 +67,12 @@ class FeatureNetwork(nn.Module, ABC):
         return torch.device("cpu") if held is None else held.device
 
     @abstractmethod
-    def describe(self, images: torch.Tensor) -> Features:
+    def describe(self, images: torch.Tensor, classes: bool = True) -> Features:
         """Features, and logits where there are any.
 
         Args:
             images: ``(B, 3, H, W)``, floating point in [0, 1] or uint8.
+            classes: whether logits are wanted; without, a network may save what they cost.
 
         Raises:
             TypeError, ValueError: another dtype or shape.
@@ -80,7 +81,7 @@ class FeatureNetwork(nn.Module, ABC):
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features of images, ``(B, num_features)``."""
-        return self.describe(images).features
+        return self.describe(images, classes=False).features
 
 
 class SmallFeatures(FeatureNetwork):
@@ -115,7 +116,7 @@ class SmallFeatures(FeatureNetwork):
         self.register_buffer("colors", (colors / colors.norm(dim=1, keepdim=True)).float())
         self.register_buffer("wavelets", _wavelets().float())
 
-    def describe(self, images: torch.Tensor) -> Features:
+    def describe(self, images: torch.Tensor, classes: bool = True) -> Features:
         # A few at a time: their wavelet coefficients then stay in cache.
         parts = as_floats(images).split(_AT_ONCE)
         return Features(torch.cat([self._described(part) for part in parts]))

@@ -48,9 +48,9 @@ class ScriptedFeatures(FeatureNetwork):
         super().__init__(name, found.features.shape[1], classes)
         self.module, self._nvidia, self._bytes = module.eval(), nvidia, takes_bytes
 
-    def describe(self, images: torch.Tensor) -> Features:
+    def describe(self, images: torch.Tensor, classes: bool = True) -> Features:
         given = as_bytes(images) if self._bytes else as_floats(images)
-        return _called(self.module, given, self._nvidia)
+        return _called(self.module, given, self._nvidia, classes)
 
 
 class FidelityFeatures(FeatureNetwork):
@@ -70,7 +70,7 @@ class FidelityFeatures(FeatureNetwork):
         names = ["2048", "logits_unbiased"]
         self.module = NoTrainInceptionV3("inception-v3-compat", names, str(path))
 
-    def describe(self, images: torch.Tensor) -> Features:
+    def describe(self, images: torch.Tensor, classes: bool = True) -> Features:
         features, logits = self.module._torch_fidelity_forward(as_bytes(images))
         return Features(features, logits)
 
@@ -118,10 +118,12 @@ def _name(path: Path) -> str:
     return "inception" if path.stem.startswith("inception-2015-12-05") else path.stem
 
 
-def _called(module: Any, images: torch.Tensor, nvidia: bool) -> Features:
-    if nvidia:
-        probabilities = module(images, no_output_bias=True)
-        return Features(module(images, return_features=True), probabilities.float().log())
+def _called(module: Any, images: torch.Tensor, nvidia: bool, classes: bool = True) -> Features:
+    if nvidia:  # gives one or the other: each is a run of the whole network
+        features = module(images, return_features=True)
+        if not classes:
+            return Features(features)
+        return Features(features, module(images, no_output_bias=True).float().log())
     found = module(images)
     if isinstance(found, (tuple, list)):
         features, logits = found

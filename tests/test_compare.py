@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 from ginr_fast.cli import main
 from ginr_fast.commands.compare import entries
 from ginr_fast.systems.image_inr import ImageInr
+from ginr_fast.training.comparison import Entry, compare
+from ginr_fast.training.recipes import InrctRecipe, recipe
 
 
 def parameters_of(module: torch.nn.Module) -> dict[str, torch.Size]:
@@ -52,6 +55,14 @@ def test_the_command_trains_prints_and_draws(
             assert min(picture.size) > 100
     assert main(arguments) == 0  # nothing is trained again
     assert capsys.readouterr().out.count("trained before") == 3
+
+
+def test_generative_models_are_scored_by_as_many_samples(tmp_path: Path) -> None:
+    first = recipe("inrct-tiny")
+    assert isinstance(first, InrctRecipe)
+    fewer = replace(first, samples=first.samples // 2)
+    with pytest.raises(ValueError, match="expected one budget, but a and b differ: samples"):
+        compare([Entry("a", first), Entry("b", fewer)], out=tmp_path)
 
 
 def test_bad_steps_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ from ginr_fast.data.images import (
 )
 
 _HELD_OUT_SEED = 20231
+_CROPS = 4096  # of training images
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,22 @@ class HeldOutViews(Dataset[torch.Tensor]):
         levels = self.levels[index * len(self.files) // len(self)]
         rng = np.random.default_rng((_HELD_OUT_SEED, index))
         return _as_tensor(_random_square(levels, self.size, rng))
+
+
+def still_views(
+    files: ImageFiles, config: ViewConfig, size: int, crops: int | None = None
+) -> HeldOutViews:
+    """Views of training images, cut as held-out ones are: neither moved nor mirrored.
+
+    Args:
+        files: the images; all of ``files.train`` are used.
+        config: how views are cut.
+        size: height and width of a view, in pixels.
+        crops: (crops) how many; 4,096 if None.
+    """
+    count = len(files.train) if config.kind == "whole" else crops or _CROPS
+    files = replace(files, held_out=files.train)
+    return HeldOutViews(files, replace(config, held_out_views=count), size)
 
 
 class _Steps(Sampler[list[tuple[int, int]]]):

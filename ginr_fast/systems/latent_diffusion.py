@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from ginr_fast.coords import CoordinateGrid
 from ginr_fast.generation.denoisers import ResidualMlpDenoiser, TokenDenoiser
 from ginr_fast.generation.diffusion import DiffusionConfig, gaussian_factor, guided, sample
+from ginr_fast.generation.latents import Latents
 from ginr_fast.generation.sampling import SamplingOptions, noise
 from ginr_fast.ops.checks import check_tensor
 from ginr_fast.systems.image_inr import ImageInr
@@ -20,6 +22,7 @@ from ginr_fast.systems.mnif import Mnif
 
 Denoiser = ResidualMlpDenoiser | TokenDenoiser
 _GAUSSIAN_STREAM = 2  # of a sample's noise; diffusion has the ones before
+_FULL_COVARIANCE = 4096  # elements of a latent, at most, whose covariance is taken
 
 
 class LatentDiffusion(nn.Module):
@@ -233,6 +236,24 @@ class GaussianLatents:
             check_tensor("latents", latents, ("N", *model.mean.shape))
             self.mean = latents.mean(0).to(model.mean)
             self.factor = gaussian_factor(latents.flatten(1)).to(model.mean)
+
+    @classmethod
+    def fitted(
+        cls,
+        model: LatentDiffusion,
+        latents: Latents,
+        indices: Sequence[int] | np.ndarray | None = None,
+    ) -> GaussianLatents:
+        """The Gaussian of a file's latents; of more than 4,096 elements each, independent ones.
+
+        Args:
+            model: whose latents they are.
+            latents: their file.
+            indices: which of them; all if None.
+        """
+        if model.mean.numel() > _FULL_COVARIANCE:
+            return cls(model)
+        return cls(model, latents.rows(range(len(latents)) if indices is None else indices))
 
     def draw(self, indices: Sequence[int], options: SamplingOptions | None = None) -> torch.Tensor:
         """As :meth:`LatentDiffusion.draw`; only the seed of ``options`` matters."""

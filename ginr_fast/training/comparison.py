@@ -32,6 +32,7 @@ _BUDGET = (
     "subpixel",
     "seed",
     "made_images",
+    "samples",
 )
 
 SAMPLING_STEPS = 2

@@ -9,6 +9,12 @@ import torch
 from PIL import Image, ImageDraw
 
 _GAP = 4
+_SHOWN = 8
+
+
+def shown(count: int) -> list[int]:
+    """A few of ``count`` instances, evenly spread, for a picture."""
+    return [int(index) for index in np.linspace(0, count - 1, min(_SHOWN, count))]
 
 
 def to_pixels(image: torch.Tensor) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 
 from ginr_fast.data.images import ImageFiles, StoredImage
 from ginr_fast.data.order import spread
-from ginr_fast.data.views import HeldOutViews
+from ginr_fast.data.views import HeldOutViews, still_views
 from ginr_fast.systems.image_inr import ImageInr
 from ginr_fast.systems.mnif import Mnif
 from ginr_fast.systems.mnif_adaptation import AutoDecoder, PointSamples
@@ -26,7 +26,6 @@ from ginr_fast.training.tasks.mnif_voxels import MnifVoxelsTask
 
 Split = Literal["train", "held-out", "all"]
 _SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
-_CROPS = 4096  # cut from training images, unless another number is asked for
 
 
 class Instances(NamedTuple):
@@ -129,13 +128,13 @@ def _images(task: ImagesTask | MnifImagesTask, held_out: bool, count: int | None
     files, recipe = task.files, task.recipe
     chosen = files.held_out if held_out else files.train
     kept = _kept_latents(task) if not held_out else None
-    config = recipe.views
-    if config.kind == "whole":
-        config = replace(config, held_out_views=len(chosen))
-    elif not held_out:
-        config = replace(config, held_out_views=len(kept) if kept is not None else count or _CROPS)
-    size = task.held_out.size
-    views = HeldOutViews(replace(files, held_out=chosen), config, size)
+    config, size = recipe.views, task.held_out.size
+    if held_out:
+        # All of them, not only those a run is evaluated with; but as many crops.
+        every = replace(config, held_out_views=len(chosen)) if config.kind == "whole" else config
+        views = HeldOutViews(files, every, size)
+    else:
+        views = still_views(files, config, size, count if kept is None else len(kept))
     owners = [index * len(chosen) // len(views) for index in range(len(views))]
     crops = len(views) != len(chosen) or config.kind == "crops"
     names = [

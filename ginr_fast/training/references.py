@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from ginr_fast.data.images import ImageFiles
-from ginr_fast.data.views import HeldOutViews
+from ginr_fast.data.order import spread
+from ginr_fast.data.views import HeldOutViews, still_views
 from ginr_fast.systems.latent_diffusion import LatentDiffusion, notes_from_bytes
 from ginr_fast.training.generative import Generator
 from ginr_fast.training.recipes import from_plain
@@ -17,8 +18,6 @@ from ginr_fast.training.stage_one import STAGE_SYSTEMS
 from ginr_fast.training.tasks import SYSTEMS, open_data
 from ginr_fast.training.tasks.base import DataOptions
 from ginr_fast.training.tasks.mnif import parts
-
-_CROPS = 4096  # of training images, where views are crops
 
 
 class Source(NamedTuple):
@@ -88,14 +87,11 @@ def image_references(source: Source, count: int | None = None) -> ImageReference
     if not isinstance(files, ImageFiles):
         raise ValueError(f"data: expected images, got {type(files).__name__}")
     size = getattr(recipe, "image_size", None) or recipe.model.image_size
-    train, config = files.train, recipe.views
-    if config.kind == "whole" and count is not None:
-        train = train[:: max(1, -(-len(train) // count))]
-    wanted = len(train) if config.kind == "whole" else count or _CROPS
-    training = HeldOutViews(
-        replace(files, held_out=train), replace(config, held_out_views=wanted), size
-    )
-    return ImageReferences(training, HeldOutViews(files, config, size), size)
+    held_out = HeldOutViews(files, recipe.views, size)
+    if recipe.views.kind == "whole" and count is not None:
+        train = tuple(files.train[index] for index in spread(len(files.train), count))
+        files = replace(files, train=train)
+    return ImageReferences(still_views(files, recipe.views, size, count), held_out, size)
 
 
 def image_batches(

@@ -24,7 +24,7 @@ from ginr_fast.systems.fit_instances import fit_images
 from ginr_fast.systems.fitting import FittingOptions, FittingTarget
 from ginr_fast.systems.image_inr import ImageInr
 from ginr_fast.systems.image_rendering import output_size
-from ginr_fast.training.images import comparison
+from ginr_fast.training.images import comparison, shown
 from ginr_fast.training.losses import reconstruction_loss
 from ginr_fast.training.metrics import ImageScores, ScoreSum, score_views
 from ginr_fast.training.recipes import ImagesRecipe, as_plain
@@ -89,6 +89,12 @@ def open_images(views: ViewConfig, size: int, options: DataOptions) -> ImageFile
             )
         return cifar(options.data)
     return folder(options.data, options.held_out, options.strict, smallest)
+
+
+def some_views(views: HeldOutViews, count: int, device: torch.device) -> torch.Tensor:
+    """A few of the first ``count`` views for a picture, ``(n, 3, H, W)`` float32 in [0, 1]."""
+    images = torch.stack([views[index] for index in shown(count)])
+    return images.to(device).float() / 255
 
 
 class ImagesTask(Task):
@@ -168,7 +174,7 @@ class ImagesTask(Task):
         return total.scores()
 
     def picture(self, step: int) -> Image.Image:
-        targets = self._some(self.held_out, len(self.held_out))
+        targets = some_views(self.held_out, len(self.held_out), self.device)
         titles = ["held-out images", f"reconstructed after {step} steps"]
         return comparison([targets, self.model.reconstruct(targets)], titles)
 
@@ -181,7 +187,8 @@ class ImagesTask(Task):
             files = replace(files, held_out=tuple(sorted((*files.train, *files.held_out))))
         views = HeldOutViews(files, self.recipe.views, size)
         indices = range(min(len(views), options.instances or len(views)))
-        rows, pictures, titles = [], [self._some(views, len(indices))], ["images"]
+        rows, titles = [], ["images"]
+        pictures = [some_views(views, len(indices), self.device)]
         for fitting in options.fittings:
             model = self.model if fitting is None else FittedImages(self.model, fitting)
             found = score_views(model, views, indices, options.batch_size, self.device).scores()
@@ -194,12 +201,6 @@ class ImagesTask(Task):
             save_png(comparison(pictures, titles), options.picture)
         columns = ("views", "size", "PSNR (dB)", "SSIM")
         return Table((*columns, TTO_COLUMN) if options.tto else columns, rows)
-
-    def _some(self, views: HeldOutViews, count: int) -> torch.Tensor:
-        """A few of the first ``count`` views, evenly spread, for a picture."""
-        indices = np.linspace(0, count - 1, min(8, count), dtype=int)
-        images = torch.stack([views[int(index)] for index in indices])
-        return images.to(self.device).float() / 255
 
 
 class FittedImages:

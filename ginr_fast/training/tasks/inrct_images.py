@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -34,7 +33,7 @@ from ginr_fast.training.tasks.base import (
     step_loader,
 )
 from ginr_fast.training.tasks.consistency import ConsistencyTask
-from ginr_fast.training.tasks.images import choose_coordinates, open_images
+from ginr_fast.training.tasks.images import choose_coordinates, open_images, some_views
 
 _NOISE_STREAM = 12
 _JITTER_STREAM = 13
@@ -240,7 +239,7 @@ class InrctImagesTask(ConsistencyTask):
         return self.model.render(drawn, self.grid)
 
     def picture(self, step: int) -> Image.Image:
-        targets = self._some(len(self.held_out))
+        targets = some_views(self.held_out, len(self.held_out), self.device)
         rows = [targets, self.model.reconstruct(targets)]
         titles = ["held-out images", f"reconstructed after {step} steps"]
         for steps in _STEPS:
@@ -256,14 +255,8 @@ class InrctImagesTask(ConsistencyTask):
         indices = range(min(len(views), options.instances or len(views)))
         found = score_views(self.model, views, indices, options.batch_size, self.device).scores()
         if options.picture is not None:
-            images = self._some(len(indices))
+            images = some_views(views, len(indices), self.device)
             titles = ["images", "reconstructed"]
             save_png(comparison([images, self.model.reconstruct(images)], titles), options.picture)
         row = (str(found.images), f"{size}x{size}", f"{found.psnr:.2f}", f"{found.ssim:.4f}")
         return Table(("images", "size", "PSNR (dB)", "SSIM"), [row])
-
-    def _some(self, count: int) -> torch.Tensor:
-        """A few of the first ``count`` held-out images, evenly spread, for a picture."""
-        indices = np.linspace(0, count - 1, min(8, count), dtype=int)
-        images = torch.stack([self.held_out[int(index)] for index in indices])
-        return images.to(self.device).float() / 255

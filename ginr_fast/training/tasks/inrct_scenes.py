@@ -13,12 +13,12 @@ from ginr_fast.generation.consistency import losses, per_instance
 from ginr_fast.generation.sampling import noise
 from ginr_fast.rays import orbit_poses
 from ginr_fast.systems.inrct_scenes import EarlierViews, InrctScenes
-from ginr_fast.training.images import comparison
+from ginr_fast.training.images import comparison, shown
 from ginr_fast.training.losses import reconstruction_loss
 from ginr_fast.training.recipes.inrct_scenes import InrctScenesRecipe
 from ginr_fast.training.tasks.base import StepLoss, step_loader
 from ginr_fast.training.tasks.consistency import ConsistencyTask
-from ginr_fast.training.tasks.mnif import jitter_seed, shown
+from ginr_fast.training.tasks.mnif import jitter_seed
 from ginr_fast.training.tasks.views import ViewsData, ViewsTask
 
 _SUPPORT_NOISE, _QUERY_NOISE = 13, 14

@@ -17,6 +17,7 @@ from ginr_fast.data.order import instance_order, spread
 from ginr_fast.generation.averaging import average_decay, without_twins
 from ginr_fast.generation.diffusion import training_noise
 from ginr_fast.generation.distances import FeatureStatistics, frechet_distance
+from ginr_fast.generation.evaluation import describe
 from ginr_fast.generation.features import SmallFeatures
 from ginr_fast.generation.latents import Latents
 from ginr_fast.generation.sampling import SamplingOptions, noise
@@ -50,7 +51,6 @@ _SHOWN = 8
 _SHOWN_PIXELS = 96  # of shapes and scenes
 _SAMPLES = 1000  # scored by `table`, unless another number is asked for
 _REFERENCES = 10000  # training latents, at most, whose pictures samples are compared with
-_FULL_COVARIANCE = 4096  # elements of a latent, at most, whose covariance is taken
 
 
 class DiffusionBatch(NamedTuple):
@@ -276,8 +276,8 @@ class LatentDiffusionTask(Task):
             (f"diffusion ({self.recipe.diffusion.sampler})", self.model),
             ("a Gaussian with independent elements", GaussianLatents(self.model)),
         ]
-        if self.latents.mean.numel() <= _FULL_COVARIANCE:
-            full = GaussianLatents(self.model, self.latents.rows(self.train))
+        full = GaussianLatents.fitted(self.model, self.latents, self.train)
+        if full.factor is not None:
             rivals.append(("a Gaussian with their covariance", full))
         references = self.train[spread(len(self.train), _REFERENCES)]
         real = self._features(self._known(references, options.batch_size))
@@ -300,21 +300,18 @@ class LatentDiffusionTask(Task):
         for part in parts(range(len(numbers)), size):
             yield self.latents.rows(numbers[part]).to(self.device)
 
-    @torch.no_grad()
     def _features(self, latents: Iterable[torch.Tensor]) -> FeatureStatistics:
         """Of the pictures that latents decode to."""
         network = SmallFeatures().to(self.device)
-        found = FeatureStatistics(network.num_features, self.device)
-        for batch in latents:
-            if self.model.modality == "image":
-                size = self.model.image_size or _SHOWN_PIXELS
-                found.update(
-                    network(self.model.render(batch, grid(size, size, device=self.device)))
-                )
-                continue
-            pictures = torch.from_numpy(np.stack(self._pictures(batch))).to(self.device)
-            found.update(network(pictures.permute(0, 3, 1, 2)))
-        return found
+        return describe(map(self._decoded, latents), network, classes=False).statistics
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """What latents stand for, ``(B, 3, H, W)``."""
+        if self.model.modality == "image":
+            size = self.model.image_size or _SHOWN_PIXELS
+            return self.model.render(latents, grid(size, size, device=self.device))
+        pictures = torch.from_numpy(np.stack(self._pictures(latents))).to(self.device)
+        return pictures.permute(0, 3, 1, 2)
 
 
 def load_latent_diffusion(saved: Saved) -> LatentDiffusion:

@@ -14,13 +14,13 @@ from ginr_fast.data.images import ImageFiles
 from ginr_fast.data.views import HeldOutViews, TrainingViews, training_batches
 from ginr_fast.pictures import save_png
 from ginr_fast.systems.samples import PointSamples, Samples
-from ginr_fast.training.images import comparison
+from ginr_fast.training.images import comparison, shown
 from ginr_fast.training.metrics import FieldSum
 from ginr_fast.training.recipes import LearnedInitImagesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table
 from ginr_fast.training.tasks.images import choose_coordinates, open_images
 from ginr_fast.training.tasks.learned_init import LearnedInitTask
-from ginr_fast.training.tasks.mnif import field_table, parts, shown
+from ginr_fast.training.tasks.mnif import field_table, parts
 
 _MEAN_OF = 256  # training views that the mean image is taken over
 

@@ -16,12 +16,12 @@ from ginr_fast.ops.volume_render.random import Seed
 from ginr_fast.pictures import save_png
 from ginr_fast.rays import camera_rays, pixel_rays
 from ginr_fast.systems.samples import RaySamples, Samples
-from ginr_fast.training.images import comparison
+from ginr_fast.training.images import comparison, shown
 from ginr_fast.training.metrics import FieldSum
 from ginr_fast.training.recipes import LearnedInitScenesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table, step_loader
 from ginr_fast.training.tasks.learned_init import LearnedInitTask
-from ginr_fast.training.tasks.mnif import field_table, jitter_seed, shown
+from ginr_fast.training.tasks.mnif import field_table, jitter_seed
 from ginr_fast.training.tasks.mnif_scenes import SceneData, open_scenes
 
 

@@ -24,7 +24,6 @@ from ginr_fast.training.tasks.base import StepLoss, Table, Task, step_loader
 
 _LATENT_STREAM = 4
 _JITTER_STREAM = 5
-_SHOWN = 8
 
 
 class MnifBatch(NamedTuple):
@@ -211,11 +210,6 @@ def jitter_seed(seed: int, step: int, slots: range, origins: torch.Tensor) -> Ra
     state = np.random.SeedSequence((seed, step, 0, _JITTER_STREAM)).generate_state(1, np.uint32)
     numbers = torch.arange(slots.start, slots.stop, device=origins.device)
     return RaySeed(int(state[0]) >> 1, numbers * math.prod(origins.shape[1:-1]))
-
-
-def shown(count: int) -> list[int]:
-    """A few of ``count`` instances, evenly spread, for a picture."""
-    return [int(index) for index in np.linspace(0, count - 1, min(_SHOWN, count))]
 
 
 def parts(indices: range, size: int) -> list[list[int]]:

@@ -16,7 +16,7 @@ from ginr_fast.pictures import save_png
 from ginr_fast.systems.fitted import Fitted, Part
 from ginr_fast.systems.fitting import FittingOptions
 from ginr_fast.systems.mnif_adaptation import AutoDecoder, PointSamples
-from ginr_fast.training.images import comparison
+from ginr_fast.training.images import comparison, shown
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import MnifImagesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table
@@ -27,7 +27,6 @@ from ginr_fast.training.tasks.mnif import (
     evaluated_as,
     field_table,
     parts,
-    shown,
 )
 
 _MEAN_OF = 1024  # training views that the mean image is taken over, at most

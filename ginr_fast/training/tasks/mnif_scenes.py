@@ -18,7 +18,7 @@ from ginr_fast.pictures import save_png
 from ginr_fast.rays import camera_rays, pixel_rays
 from ginr_fast.systems.fitted import Fitted, Part
 from ginr_fast.systems.mnif_adaptation import AutoDecoder, RaySamples, Samples
-from ginr_fast.training.images import comparison
+from ginr_fast.training.images import comparison, shown
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import MnifScenesRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table
@@ -29,7 +29,6 @@ from ginr_fast.training.tasks.mnif import (
     evaluated_as,
     field_table,
     jitter_seed,
-    shown,
 )
 
 

@@ -15,7 +15,7 @@ from ginr_fast.pictures import save_png
 from ginr_fast.systems.fitted import Fitted, Part
 from ginr_fast.systems.fitting import FittingOptions
 from ginr_fast.systems.mnif_adaptation import AutoDecoder, PointSamples
-from ginr_fast.training.images import comparison
+from ginr_fast.training.images import comparison, shown
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import MnifVoxelsRecipe
 from ginr_fast.training.tasks.base import DataOptions, EvaluationOptions, Table
@@ -26,7 +26,6 @@ from ginr_fast.training.tasks.mnif import (
     evaluated_as,
     field_table,
     parts,
-    shown,
 )
 
 _MEAN_OF = 1024  # training shapes that the mean shape is taken over, at most

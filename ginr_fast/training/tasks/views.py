@@ -21,7 +21,7 @@ from ginr_fast.systems.fit_instances import fit_views
 from ginr_fast.systems.fitted import Fitted, Part
 from ginr_fast.systems.fitting import FittingOptions, FittingTarget
 from ginr_fast.systems.view_synthesis import ViewInr
-from ginr_fast.training.images import comparison
+from ginr_fast.training.images import comparison, shown
 from ginr_fast.training.losses import reconstruction_loss
 from ginr_fast.training.metrics import FieldScores, FieldSum
 from ginr_fast.training.recipes import ViewsRecipe, as_plain
@@ -34,7 +34,7 @@ from ginr_fast.training.tasks.base import (
     step_loader,
 )
 from ginr_fast.training.tasks.made import made_cars
-from ginr_fast.training.tasks.mnif import evaluated_as, field_table, jitter_seed, shown
+from ginr_fast.training.tasks.mnif import evaluated_as, field_table, jitter_seed
 
 _SUPPORT_STREAM = 6
 

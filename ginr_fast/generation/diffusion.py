@@ -246,7 +246,8 @@ def sample(
     fresh = _step_noise(shape, indices, seed, device) if config.sampler == "ddpm" else repeat(None)
     for time, epsilon in zip(config.visited(steps), fresh, strict=False):
         times = torch.full((len(indices),), time, dtype=torch.int64, device=device)
-        x = scheduler.step(denoise(x, times), time, x, variance_noise=epsilon).prev_sample
+        clean = denoise(x, times).float()  # the scheduler would go on in the network's precision
+        x = scheduler.step(clean, time, x, variance_noise=epsilon).prev_sample
     return x  # the last step adds no noise: it is what was predicted
 
 

@@ -38,7 +38,7 @@ def test_the_schedule_is_that_of_ddpm() -> None:
         torch.testing.assert_close(noisy[row], mixed, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("steps", [1, 4, 20])
+@pytest.mark.parametrize("steps", [1, 4, 7, 13, 20])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_samplers_take_the_published_steps(sampler: str, steps: int) -> None:
     config = DiffusionConfig(timesteps=20, beta_start=0.01, beta_end=0.3, sampler=sampler, steps=20)  # type: ignore[arg-type]
@@ -50,8 +50,8 @@ def test_samplers_take_the_published_steps(sampler: str, steps: int) -> None:
     alphas = config.alphas().tolist()
     drawn = noise((50, 3), [5, 2], 7, stream=10).double()
     x = noise((3,), [5, 2], 7).double()
-    visited = [20 * (steps - k) // steps - 1 for k in range(steps)]
-    assert visited[0] == 19
+    visited = [round(20 * (steps - k) / steps) - 1 for k in range(steps)]
+    assert visited[0] == 19 and len(set(visited)) == steps
     for place, time in enumerate(visited):
         clean = denoise(x, torch.full((2,), time))
         here = alphas[time]
@@ -65,6 +65,24 @@ def test_samplers_take_the_published_steps(sampler: str, steps: int) -> None:
         mean += math.sqrt(here / there) * (1 - there) / (1 - here) * x
         x = mean + math.sqrt(beta * (1 - there) / (1 - here)) * drawn[:, place]
     torch.testing.assert_close(found.double(), x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 250), ("ddim", 600), ("ddpm", 300)])
+def test_any_number_of_steps_draws_the_distribution(sampler: str, steps: int) -> None:
+    config = DiffusionConfig(sampler=sampler)  # type: ignore[arg-type]
+    alphas, mean, std = config.alphas(), 2.0, 0.5
+
+    def denoise(x: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """E[x₀ | x_t] of N(mean, std²), exactly, in the precision of a network under autocast."""
+        assert x.dtype == torch.float32
+        alpha = alphas[times][:, None]
+        gain = alpha.sqrt() * std**2 / (alpha * std**2 + 1 - alpha)
+        return (mean + gain * (x - alpha.sqrt() * mean)).half()
+
+    drawn = sample(denoise, (16,), range(300), config, steps)  # even if they do not divide T
+    assert drawn.dtype == torch.float32
+    assert float(drawn.mean()) == pytest.approx(mean, abs=0.025)
+    assert float(drawn.std()) == pytest.approx(std, rel=0.05)
 
 
 def test_guidance_is_that_of_noise_predictions() -> None:
@@ -207,3 +225,34 @@ def test_sizes_of_denoisers_are_checked() -> None:
         ResidualMlpConfig().build((4, 5))
     with pytest.raises(ValueError, match="latents: expected tokens"):
         TokenDenoiserConfig().build((4,))
+    with pytest.raises(ValueError, match="classes: expected a non-negative integer, got -3"):
+        ResidualMlpConfig(8, 1, 4).build((4,), -3)
+
+
+def test_times_and_labels_are_checked() -> None:
+    for classes in (0, 3):
+        times, ones = torch.tensor([1, 2]), torch.ones(2, dtype=torch.int64)
+        for denoiser, shape in (
+            (ResidualMlpConfig(8, 1, 4).build((6,), classes), (6,)),
+            (TokenDenoiserConfig(8, 1, 2).build((5, 6), classes), (5, 6)),
+        ):
+            noisy = torch.randn(2, *shape)
+            for wrong in (times[:1], times[:, None]):
+                with pytest.raises(ValueError, match=r"^times: expected shape \(2\)"):
+                    denoiser(noisy, wrong)
+            if not classes:
+                with pytest.raises(ValueError, match="labels: this model has no classes"):
+                    denoiser(noisy, times, ones)
+                continue
+            with pytest.raises(ValueError, match=r"^labels: expected shape \(2\)"):
+                denoiser(noisy, times, ones[:1])
+            with pytest.raises(TypeError, match="labels: expected dtype int64"):
+                denoiser(noisy, times, ones.float())
+            for label in (-1, 4):
+                with pytest.raises(ValueError, match="labels: expected 0 to 3, got"):
+                    guided(denoiser, ones * label, 1.0, null=3)
+    config = DiffusionConfig()
+    with pytest.raises(ValueError, match="^times"):
+        config.corrupt(torch.zeros(2, 3), times[:1], torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="^epsilon"):
+        config.corrupt(torch.zeros(2, 3), times, torch.zeros(2, 1))

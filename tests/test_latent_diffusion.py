@@ -114,7 +114,9 @@ def test_what_cannot_be_drawn_is_named(vector_latents: Path, token_latents: Path
         LatentDiffusion(scene, denoiser, torch.zeros(8), torch.ones(7))
 
 
-def test_gaussians_have_the_moments_of_latents(vector_latents: Path) -> None:
+def test_gaussians_have_the_moments_of_latents(
+    vector_latents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = model_of(vector_latents, VECTORS)
     known = Latents(vector_latents).rows(range(40))
     factor = gaussian_factor(known)
@@ -128,3 +130,8 @@ def test_gaussians_have_the_moments_of_latents(vector_latents: Path) -> None:
     torch.testing.assert_close(torch.cov(full.double().T), covariance, rtol=0.2, atol=0.05)
     assert torch.cov(independent.T).fill_diagonal_(0).abs().max() < 0.1
     assert torch.equal(GaussianLatents(model).draw([17]), independent[17:18])
+    fitted = GaussianLatents.fitted(model, Latents(vector_latents), range(40)).draw([17])
+    assert torch.equal(fitted, full[17:18])
+    monkeypatch.setattr("ginr_fast.systems.latent_diffusion._FULL_COVARIANCE", 7)
+    large = GaussianLatents.fitted(model, Latents(vector_latents))  # 8 elements: independent
+    assert torch.equal(large.draw([17]), independent[17:18])

@@ -29,6 +29,7 @@ from ginr_fast.systems.mnif import Mnif
 from ginr_fast.training.metrics import score_views
 from ginr_fast.training.references import ImageReferences, image_batches
 
+
 class Budget(NamedTuple):
     """How much is drawn and compared.
 

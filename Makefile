@@ -98,5 +98,5 @@ $(VENV)/.installed: $(VENV)/.environment $(SOURCES)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.environment $(SOURCES)
-	$(PIP) --no-build-isolation --editable '.[train,generate,test,dev,bench,docs]'
+	$(PIP) --no-build-isolation --editable '.[train,generate,view,test,dev,bench,docs]'
 	touch $(VENV)/.installed $@

@@ -19,6 +19,7 @@ COMMANDS = {
     "export-latents": "encode a data set by a trained model, for latent diffusion",
     "reconstruct": "encode an image of any size and decode it at any scale",
     "render": "draw what a trained model knows: orbits of scenes, an mNIF's images and meshes",
+    "view": "look at images, scenes or shapes in a browser: zoom in, orbit, interpolate",
     "generate": "draw samples from a generative model, at any resolution",
     "judge": "score a generative model's samples: FID, precision, recall, copies, latency",
     "interpolate": "draw what lies between four instances of an mNIF, or between four samples",
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ginr_fast"):
             raise
-        extras = "pip install 'ginr-fast[train,generate,bench]'"
+        extras = "pip install 'ginr-fast[train,generate,bench,view]'"
         return _fail(f"{error.name} is not installed; {extras}", error)
     except (ValueError, OSError) as error:
         return _fail(" ".join(str(error).split()) or type(error).__name__, error)

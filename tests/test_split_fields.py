@@ -98,9 +98,7 @@ def test_results_do_not_depend_on_the_number_of_threads(count: int) -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_more_instances_than_are_packed_at_a_time(shared: bool) -> None:
     # Five matrices of 256² in two orders and three parts: 21 instances are 64 MB.
-    spec = make_spec(
-        hidden_dim=256, hidden_layers=4, encoding=FourierEncoding.log_spaced(64, 64.0)
-    )
+    spec = make_spec(hidden_dim=256, hidden_layers=4, encoding=FourierEncoding.log_spaced(64, 64.0))
     coords, weights = random(1 if shared else 23, 512, 2), make_weights(spec, 23)
     together = run("amx", spec, coords, weights, ["weights"])
     for b in (0, 16, 20, 21, 22):

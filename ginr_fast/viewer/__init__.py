@@ -1,0 +1,1 @@
+"""The viewer of ``ginr-fast view``: logic without a browser, and a thin layer of viser over it."""

@@ -6,10 +6,12 @@ import pytest
 import torch
 from adapter_decoders import ANR, LinearMixtureINR
 
+import ginr_fast.training.checkpoints as own
 from ginr_fast import cli
 from ginr_fast.adapters.checkpoints import AnrOptions, anr_decoder, load_anr, read_published
 from ginr_fast.systems.mnif import Mnif
 from ginr_fast.systems.mnif_adaptation import Cavia
+from ginr_fast.systems.mnif_published import load_published, published_step_sizes
 from ginr_fast.training.checkpoints import load_saved
 from ginr_fast.training.recipes import MnifImagesRecipe, from_plain
 
@@ -126,3 +128,95 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys):
             anr_decoder({k: v for k, v in state.items() if k != name}, AnrOptions(heads=3))
     with pytest.raises(ValueError, match="state: extra is not of an ANR"):
         anr_decoder({**state, "extra": torch.zeros(1)}, AnrOptions(heads=3))
+
+
+def test_damaged_files_are_named(tmp_path):
+    state = {name: 0.5 + torch.rand(value.shape) for name, value in make_anr().state_dict().items()}
+    torch.save(state, tmp_path / "whole.pt")
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    whole, old = ((tmp_path / name).read_bytes() for name in ("whole.pt", "old.pt"))
+    at = whole.index(state["attn.to_q.weight"].numpy().tobytes()) + 3
+    damaged = {
+        "flipped.pt": whole[:at] + bytes([whole[at] ^ 0x40]) + whole[at + 1 :],
+        "text.pt": b"hello, this is text",
+        "cut.pt": b"\x80\x02}q\x00X\xff\xff",
+        "memo.pt": b"\x80\x02h\x05.",
+        "old_cut.pt": old[: len(old) // 2],
+        "none.pt": b"",
+        "none.safetensors": b"",
+    }
+    assert read_published(tmp_path / "old.pt").kind == "anr"
+    for name, content in damaged.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: truncated or corrupt") as raised:
+            read_published(tmp_path / name)
+        assert "wrong checksum" in str(raised.value) or name != "flipped.pt"
+
+
+def test_mappings_of_any_kind_are_looked_through(tmp_path):
+    path, state = tmp_path / "a.pt", make_anr().state_dict()
+    itself = {}
+    itself["model"] = itself
+    for content, message in (
+        (itself, "but no tensor"),
+        ({0: torch.zeros(2)}, "but no tensor"),
+        ({"x": torch.zeros(2), 1: torch.zeros(2)}, "but x"),
+        ([1], "expected a state dict, got list"),
+        ({f"{part}.{name}": state[name] for part in ("a", "ema") for name in state}, "several"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=message) as raised:
+            read_published(path)
+    assert "models of anr, under the prefixes 'a.', 'ema.'; expected one" in str(raised.value)
+    torch.save({1: 2, "model": {"state_dict": {**state, 3: torch.zeros(2)}}}, path)
+    assert read_published(path).state.keys() == state.keys()
+
+
+def no_place(name, value):
+    """Tensors that cannot be the named one."""
+    for other in (value.new_ones(()), value[None], value.to(torch.complex64), value.long()):
+        if other.shape != value.shape or not other.is_floating_point():
+            yield other
+    yield value.to_sparse()
+    if not name.endswith(("net.0.0.weight", "to_q.weight", "to_k.weight", "mlp.2.weight")):
+        yield torch.cat((value, value))  # others are where the sizes are read
+
+
+def test_tensors_of_another_shape_or_kind_are_named():
+    anr, mnif = make_anr().state_dict(), LinearMixtureINR().state_dict()
+    mnif = {name: value for name, value in mnif.items() if not name.startswith("model.")}
+    for state, load in (
+        (anr, lambda state: anr_decoder(state, AnrOptions(heads=3))),
+        (mnif, lambda state: load_published(state, "image")),
+    ):
+        for name, value in state.items():
+            for other in no_place(name, value):
+                with pytest.raises(ValueError, match=rf"state: expected {name} of"):
+                    load({**state, name: other})
+    one = {**anr, "attn.to_q.weight": torch.ones(5, dtype=torch.complex64)}
+    wanted = "of 2 dimensions, real floats, got \\(5,\\) torch.complex64"
+    with pytest.raises(ValueError, match=wanted):
+        anr_decoder(one, AnrOptions(heads=3))
+    mnif.pop("latent_to_mixture.weight")
+    with pytest.raises(ValueError, match="weight,bias}, both or neither"):
+        load_published(mnif, "image")
+    with pytest.raises(ValueError, match="expected meta_sgd_lrs.meta_sgd_lrs of shape"):
+        published_step_sizes({"meta_sgd_lrs.meta_sgd_lrs": torch.ones(9, dtype=torch.complex64)})
+
+
+def test_an_export_is_read_once(tmp_path, capsys, monkeypatch):
+    torch.save(make_anr().state_dict(), tmp_path / "a.pt")
+    ours, read, load = tmp_path / "b.safetensors", [], own.load_saved
+    run(capsys, tmp_path / "a.pt", "--out", ours, *ANR_ARGUMENTS)
+    monkeypatch.setattr(own, "load_saved", lambda path: read.append(path) or load(path))
+    run(capsys, ours, "--out", tmp_path / "c.pt")
+    assert read == [ours]
+
+
+def test_where_nothing_can_be_written_is_named_before_the_work(tmp_path, capsys):
+    (tmp_path / "folder.pt").mkdir()
+    (tmp_path / "file").write_text("")
+    for out, message in (("folder.pt", "is a folder"), ("file/x/out.pt", "no folder to write in")):
+        with pytest.raises(SystemExit):
+            run(capsys, tmp_path / "none.pt", "--out", tmp_path / out, status=2)
+        assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())

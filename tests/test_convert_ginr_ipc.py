@@ -305,6 +305,23 @@ def test_averaged_weights_and_more_views(tmp_path: Path, capsys: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["ipc", "trans-inr", "ipc-audio", "ipc-nerf"])
+def test_tensors_of_another_shape_or_kind_are_named(name: str) -> None:
+    options, views = ARCHS[name], 2 if "nerf" in name else None
+    state = a_state(options)
+    assert not load_ginr_ipc(state, options, views)[1]
+    for key, value in state.items():
+        for other in (torch.ones(()), value[None], value.to(torch.complex64)):
+            with pytest.raises(ValueError, match=rf"state: expected {key} of shape .*, got \("):
+                load_ginr_ipc({**state, key: other}, options, views)
+    trained = {**state, "hyponet.ff_linear": 0 * state["hyponet.ff_linear"]}
+    with pytest.raises(ValueError, match="hyponet.ff_linear: trained frequencies"):
+        load_ginr_ipc(trained, options, views)
+    del trained["hyponet.ff_linear"]
+    with pytest.raises(ValueError, match="state: 1 missing: hyponet.ff_linear"):
+        load_ginr_ipc(trained, options, views)
+
+
 class ListConfig:
     """As IPC's code leaves it in the state of its optimiser."""
 
@@ -352,7 +369,7 @@ def test_objects_of_its_configuration_are_read_as_nothing(
         ("coord_sampler.coord_range", [0, 1], r"coord_range: \[0, 1\] has no counterpart"),
         ("modulated_layer_idxs", [0, 1], r"idxs: \[0, 1\] has no counterpart here, only one layer"),
         ("n_weight_groups", [4, 4], r"n_weight_groups: \[4, 4\] has no counterpart here, 4 layers"),
-        ("n_weight_groups", [8], r"state: weight_groups.weight_groups: expected \(8, 12\), got"),
+        ("n_weight_groups", [8], r"expected weight_groups.weight_groups of shape \(8, 12\), real"),
         ("transformer", 3, "arch.transformer: expected options by name, got 3"),
     ],
 )

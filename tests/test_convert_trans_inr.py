@@ -319,13 +319,23 @@ def changed(args: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("tokenizer.args.patch_size", [4, 2], r"patch_size: expected 1 or more, got \[4, 2\]"),
         ("transformer_encoder.args.depth", None, r"args.depth: missing from the configuration"),
         ("n_groups", 3, r"groups: expected divisors of the widths \[16, 16, 16, 3\]"),
-        ("n_groups", 8, r"state: wtokens: expected \(27, 12\), got \(15, 12\)"),
+        ("n_groups", 8, r"expected wtokens of shape \(27, 12\), real floats, got \(15, 12\)"),
     ],
 )
 def test_options_without_a_counterpart_are_named(path: str, value: Any, message: str) -> None:
     args = image_args()
     with pytest.raises(ValueError, match=message):
         load_trans_inr(a_state(args), changed(args, path, value))
+
+
+@pytest.mark.parametrize("args", [image_args(), views_args(True)])
+def test_tensors_of_another_shape_or_kind_are_named(args: dict[str, Any]) -> None:
+    state = a_state(args)
+    assert not load_trans_inr(state, args)[1]
+    for name, value in state.items():
+        for other in (torch.ones(()), value[None], value.to(torch.complex64)):
+            with pytest.raises(ValueError, match=rf"state: expected {name} of shape .*, got \("):
+                load_trans_inr({**state, name: other}, args)
 
 
 def test_what_is_missing_left_over_or_damaged_is_named(tmp_path: Path, capsys: Any) -> None:
@@ -343,6 +353,9 @@ def test_what_is_missing_left_over_or_damaged_is_named(tmp_path: Path, capsys: A
     few.pop("base_params.wb1")
     message = "state: 2 missing: tokenizer.posemb, base_params.wb1"
     assert message in run(capsys, saved("few.pth", few), *out, status=2)
+    part = saved("part.pth", state, cfg={"train_points_per_ray": 1.5})
+    message = "train_points_per_ray: expected a positive integer, got 1.5"
+    assert message in run(capsys, part, *out, status=2)
     code = saved("code.pth", state, hook=Code())
     assert "code in it would run" in run(capsys, code, *out, status=2)
     (tmp_path / "cut.pth").write_bytes(extra.read_bytes()[:5000])

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ginr_fast.adapters.anr import frequencies, output_map
+from ginr_fast.adapters.published_files import content_of
+from ginr_fast.adapters.published_tensors import Tensors, some
 from ginr_fast.decoders.anr import AnrDecoder
+from ginr_fast.systems.published import check_published
+
+if TYPE_CHECKING:  # needs what comes with [train] only
+    from ginr_fast.training.checkpoints import Saved
 
 ANR_SYSTEM = "anr-decoder"
 """What exported weights of an AnrDecoder alone say that they are."""
@@ -24,16 +28,11 @@ _HOLDERS = ("state_dict", "model_state_dict", "model", "sd")
 _AVERAGED = "state_dict_ema"
 # A tensor that only models of that code have.
 _MARKS = {
-    "mnif": re.compile(r"model_param\.net\.0\.0\.weight"),
-    "anr": re.compile(r"attn\.to_q\.weight"),
-    "trans-inr": re.compile(r"base_params\.wb0"),
-    "ginr-ipc": re.compile(r"hyponet\.params_dict\.linear_wb0"),
+    "mnif": "model_param.net.0.0.weight",
+    "anr": "attn.to_q.weight",
+    "trans-inr": "base_params.wb0",
+    "ginr-ipc": "hyponet.params_dict.linear_wb0",
 }
-# IPC's code leaves its whole configuration in the state of its optimiser, as objects of its own.
-_CONFIGURATION = re.compile(
-    r"(omegaconf|models|utils|typing)\..+|collections\.defaultdict"
-    r"|builtins\.(dict|list|tuple|str|int|float|bool)"
-)
 _ANR_LAYER = re.compile(r"mlp\.(\d+)(?:\.0)?\.(weight|bias)")
 _ANR_NAMES = {
     "attn.to_q.weight": "query_projection.weight",
@@ -71,86 +70,50 @@ def read_published(path: Path | str, averaged: bool = False) -> Published:
         ValueError: it holds more than tensors and plain values, or no such model.
     """
     path = Path(path)
-    content = _content_of(path)
+    content = content_of(path)
     if averaged and not isinstance(content.get(_AVERAGED), Mapping):
         raise ValueError(f"{path}: holds no {_AVERAGED}, but {', '.join(list(content)[:5])}")
-    state = _tensors_in(path, content[_AVERAGED] if averaged else content)
-    for kind, name in _MARKS.items():
-        matches = [match for key in state if (match := re.search(rf"(?:^|\.){name.pattern}$", key))]
-        if len(matches) != 1:
+    state = _tensors_in(content[_AVERAGED] if averaged else content)
+    found = {kind: _prefixes(state, mark) for kind, mark in _MARKS.items()}
+    for kind, prefixes in found.items():
+        if len(prefixes) != 1:
             continue
-        prefix = matches[0].string[: -len(matches[0][0].lstrip("."))]
-        found = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+        prefix = prefixes[0]
+        inner = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
         beside = tuple(key for key in state if not key.startswith(prefix))
-        return Published(kind, found, beside, content)
-    some = ", ".join(list(state)[:5])
+        return Published(kind, inner, beside, content)
+    for kind, prefixes in found.items():
+        if prefixes:
+            names = some([repr(prefix) for prefix in prefixes])
+            raise ValueError(
+                f"{path}: holds several models of {kind}, under the prefixes {names}; expected one"
+            )
     raise ValueError(
         f"{path}: holds no decoder of mNIF or ANR, and no model of trans-inr or ginr-ipc, but "
-        f"{some or 'no tensor'} …"
+        f"{some(list(state)) or 'no tensor'}"
     )
 
 
-def _content_of(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint: {path} does not exist")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: truncated or corrupt ({error})") from None
-    try:
-        with torch.serialization.safe_globals(_inert_classes(path)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path}: holds more than tensors, and code in it would run if it were read; in the "
-            "code that wrote it: torch.save(model.state_dict(), path)"
-        ) from None
-    except (RuntimeError, ValueError, EOFError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: truncated or corrupt ({reason})") from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: expected a state dict, got {type(content).__name__}")
-    return content
+def _prefixes(state: Mapping[str, Tensor], mark: str) -> list[str]:
+    """Where in a state dict a model lies that has a tensor of this name."""
+    ends = (key for key in state if key == mark or key.endswith(f".{mark}"))
+    return [key.removesuffix(mark) for key in ends]
 
 
-class _Inert:
-    """What is read in the place of an object that is of no use here: it takes all and does
-    nothing."""
-
-    def __new__(cls, *_: object) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *_: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
-
-    def __class_getitem__(cls, _: object) -> type[_Inert]:
-        return cls
-
-
-def _inert_classes(path: Path) -> list[Any]:
-    """Classes that pass for those of a configuration in a file, by their modules and names."""
-    if not zipfile.is_zipfile(path):
-        return []
-    named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    parts = [name.rpartition(".") for name in named if _CONFIGURATION.fullmatch(name)]
-    return [type(own, (_Inert,), {"__module__": module}) for module, _, own in parts]
-
-
-def _tensors_in(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
-    while not _is_state(content):
+def _tensors_in(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    for _ in _HOLDERS:  # as deep as they can lie in each other; a mapping may hold itself
         inner = [content[name] for name in _HOLDERS if isinstance(content.get(name), Mapping)]
-        if not inner:
+        if _is_state(content) or not inner:
             break
         content = inner[0]
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
 
 
-def _is_state(content: Mapping[str, Any]) -> bool:
+def _is_state(content: Mapping[Any, Any]) -> bool:
     return bool(content) and all(isinstance(value, Tensor) for value in content.values())
 
 
@@ -199,15 +162,13 @@ def anr_arguments(state: Mapping[str, Tensor], options: AnrOptions | None = None
     """
     options = options or AnrOptions()
     layers = _anr_layers(state)
-    query, key = _wanted(state, "attn.to_q.weight"), _wanted(state, "attn.to_k.weight")
+    query, key = _matrix(state, "attn.to_q.weight"), _matrix(state, "attn.to_k.weight")
     inner, hidden_dim = query.shape
     if inner % options.heads:
         raise ValueError(f"heads: {options.heads} do not divide the {inner} rows of attn.to_q")
     # An encoding narrower than the layers is padded with zeros.
-    frequencies = hidden_dim // options.coord_dim // 2
-    scale, bias = options.out_scale, options.out_bias
-    if options.rescale:
-        scale, bias = 2 * scale, 2 * bias - 1
+    encoded = hidden_dim // options.coord_dim // 2
+    scale, bias = output_map(options.out_scale, options.out_bias, options.rescale)
     return {
         "coord_dim": options.coord_dim,
         "out_dim": layers[-1].shape[0],
@@ -219,12 +180,13 @@ def anr_arguments(state: Mapping[str, Tensor], options: AnrOptions | None = None
         "max_frequency": options.bandwidth,
         "threshold": options.threshold,
         "activation": options.activation,
-        "feature_dim": 2 * options.coord_dim * frequencies,
+        "feature_dim": 2 * options.coord_dim * encoded,
         "output_scale": scale,
         "output_bias": bias,
     }
 
 
+@torch.no_grad()
 def anr_decoder(state: Mapping[str, Tensor], options: AnrOptions | None = None) -> AnrDecoder:
     """The decoder of ANR's code as an :class:`~ginr_fast.AnrDecoder`.
 
@@ -233,28 +195,24 @@ def anr_decoder(state: Mapping[str, Tensor], options: AnrOptions | None = None) 
         options: what the tensors do not say.
 
     Raises:
-        ValueError: a tensor is missing, does not fit, or has no place in one.
+        ValueError: a tensor is missing, does not fit, or has no place in one, by name.
     """
     options = options or AnrOptions()
     decoder = AnrDecoder(**anr_arguments(state, options))
-    count = decoder.frequencies.shape[0]
-    # As published, number by number: at σ = 1024 a rounding of ω shows in the phase.
-    frequencies = torch.linspace(0, math.log(options.bandwidth), count).exp()
-    found: dict[str, Tensor] = {"frequencies": frequencies}
-    for name, value in state.items():
-        ours = _ANR_NAMES.get(name)
-        layer = _ANR_LAYER.fullmatch(name)
-        if layer is not None:
-            ours = f"layers.{layer[1]}.{layer[2]}"
-        if ours is None:
-            raise ValueError(f"state: {name} is not of an ANR")
-        found[ours] = value
-    query = found["query_projection.weight"]
-    found["query_projection.weight"] = query[:, : decoder.query_projection.in_features]
-    try:
-        decoder.load_state_dict(found)
-    except RuntimeError as error:
-        raise ValueError(f"state: {' '.join(str(error).split())}") from None
+    decoder.frequencies.copy_(frequencies(options.bandwidth, len(decoder.frequencies)))
+    names = _anr_names(decoder.depth) | {
+        ours: name for name in state if (ours := _anr_name(name)) is not None
+    }
+    tensors = Tensors(state)
+    for ours, parameter in decoder.named_parameters():
+        rows, *columns = parameter.shape
+        if ours == "query_projection.weight":
+            columns = [decoder.hidden_dim]
+        value = tensors.take(names[ours], (rows, *columns))
+        parameter.copy_(value[:, : parameter.shape[1]] if columns else value)
+    unused = tensors.finish()
+    if unused:
+        raise ValueError(f"state: {some(unused)} is not of an ANR")
     return decoder.eval()
 
 
@@ -264,18 +222,12 @@ def anr_published(decoder: AnrDecoder) -> dict[str, Tensor]:
     Its ``pe_sigma``, ``att_threshold``, ``out_scale`` and the like are arguments of the class, and
     not in it.
     """
-    width = decoder.hidden_dim
-    query = decoder.query_projection.weight.detach()
-    state = {"attn.to_q.weight": query.new_zeros(query.shape[0], width)}
-    state["attn.to_q.weight"][:, : query.shape[1]] = query
-    for theirs, ours in _ANR_NAMES.items():
-        if theirs not in state and ".0." not in theirs:
-            state[theirs] = decoder.get_parameter(ours).detach()
-    for index in range(decoder.depth):
-        name = f"mlp.{index}" + (".0" if index < decoder.depth - 1 else "")
-        for part in ("weight", "bias"):
-            state[f"{name}.{part}"] = decoder.get_parameter(f"layers.{index}.{part}").detach()
-    return state
+    names = _anr_names(decoder.depth)
+    state = {names[ours]: value.detach() for ours, value in decoder.named_parameters()}
+    query = state["attn.to_q.weight"]
+    padded = query.new_zeros(query.shape[0], decoder.hidden_dim)
+    padded[:, : query.shape[1]] = query
+    return {**state, "attn.to_q.weight": padded}
 
 
 def load_anr(path: Path | str) -> AnrDecoder:
@@ -288,27 +240,55 @@ def load_anr(path: Path | str) -> AnrDecoder:
         FileNotFoundError: no such file.
         CheckpointError: damaged, or something else.
     """
-    from ginr_fast.training.checkpoints import CheckpointError, load_saved
+    from ginr_fast.training.checkpoints import load_saved
 
-    saved = load_saved(path)
+    return anr_of(load_saved(path))
+
+
+def anr_of(saved: Saved) -> AnrDecoder:
+    """The decoder in what :func:`~ginr_fast.training.checkpoints.load_saved` gave.
+
+    Raises:
+        CheckpointError: something else, or it does not fit.
+    """
+    from ginr_fast.training.checkpoints import CheckpointError
+
     if saved.system != ANR_SYSTEM:
         raise CheckpointError(f"{saved.path}: holds {saved.system}; expected {ANR_SYSTEM}")
-    decoder = AnrDecoder(**saved.recipe)
+    try:
+        decoder = AnrDecoder(**saved.recipe)
+    except (TypeError, ValueError) as error:
+        raise saved.misfit(error) from None
     saved.restore(decoder)
     return decoder.eval()
 
 
-def _wanted(state: Mapping[str, Tensor], name: str) -> Tensor:
+def _anr_name(name: str) -> str | None:
+    """Our name of a tensor of an ``ANR``; None for another one's."""
+    layer = _ANR_LAYER.fullmatch(name)
+    return f"layers.{layer[1]}.{layer[2]}" if layer is not None else _ANR_NAMES.get(name)
+
+
+def _anr_names(depth: int) -> dict[str, str]:
+    """The names of an ``ANR``'s tensors, by ours."""
+    names = {ours: theirs for theirs, ours in _ANR_NAMES.items() if ".0." not in theirs}
+    for index in range(depth):
+        layer = f"mlp.{index}" + (".0" if index < depth - 1 else "")
+        names |= {f"layers.{index}.{part}": f"{layer}.{part}" for part in ("weight", "bias")}
+    return names
+
+
+def _matrix(state: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in state:
-        raise ValueError(f"state: expected {name}, got {', '.join(state)}")
-    return state[name]
+        raise ValueError(f"state: expected {name}, got {some(list(state))}")
+    return check_published(name, state[name], (None, None))
 
 
 def _anr_layers(state: Mapping[str, Tensor]) -> list[Tensor]:
     """The weights of the MLP, in order."""
     found = {
-        int(match[1]): value
-        for name, value in state.items()
+        int(match[1]): _matrix(state, name)
+        for name in state
         if (match := _ANR_LAYER.fullmatch(name)) and match[2] == "weight"
     }
     if not found or sorted(found) != list(range(len(found))):

@@ -61,8 +61,7 @@ def load_ginr_ipc(
     zeros: tuple[str, ...] = () if block.flag("attn_bias", True) else ("attn.proj.bias",)
     zeros += () if block.flag("mlp_bias", True) else ("mlp.0.bias", "mlp.2.bias")
     tensors = Tensors(state, zeros)
-    model = _model(options, state.get(FREQUENCIES), views)
-    tensors.take(FREQUENCIES, (model.config.frequencies,))
+    model = _model(options, tensors, views)
     positions = options.part("latent_mapping").flag("use_pe", True)
     names = ginr_ipc_names(model, positions)
     fill(model, tensors, names, options.part("hyponet").number("output_bias", 0.5))
@@ -97,20 +96,20 @@ def ginr_ipc_names(model: TokenModel, positions: bool) -> Names:
     )
 
 
-def _model(options: Options, frequencies: Tensor | None, views: int | None) -> TokenModel:
+def _model(options: Options, tensors: Tensors, views: int | None) -> TokenModel:
     kind, encoder = options.value("type"), _encoder(options)
     if options.part("data_encoder").value("type", "unfold") == "unfold_audio":
         options.must("type", LOW_RANK)
-        sizes = _audio(options) | _field(options, 1, frequencies) | encoder
+        sizes = _audio(options) | _field(options, 1, tensors) | encoder
         return AudioIpc(AudioIpcConfig(**sizes, **_rank(options)))
     options.part("data_encoder").must("type", "unfold", "unfold")
     if kind in ("transinr", LOW_RANK):
-        sizes = _image(options) | _field(options, 2, frequencies) | encoder
+        sizes = _image(options) | _field(options, 2, tensors) | encoder
         if kind == LOW_RANK:
             return Ipc(IpcConfig(**sizes, **_rank(options)))
         return TransInr(TransInrConfig(**sizes, **_groups(options)))
     if kind in ("transinr_nerf", f"{LOW_RANK}_nerf"):
-        sizes = _views(options, views) | _field(options, 3, frequencies) | encoder
+        sizes = _views(options, views) | _field(options, 3, tensors) | encoder
         if kind != "transinr_nerf":
             return IpcViews(IpcViewsConfig(**sizes, **_rank(options)))
         return TransInrViews(TransInrViewsConfig(**sizes, **_groups(options)))
@@ -137,8 +136,8 @@ def _encoder(options: Options) -> dict[str, Any]:
     }
 
 
-def _field(options: Options, coord_dim: int, table: Tensor | None) -> dict[str, Any]:
-    """Sizes of the field; ``table`` are its frequencies, if the checkpoint has them."""
+def _field(options: Options, coord_dim: int, tensors: Tensors) -> dict[str, Any]:
+    """Sizes of the field, of which the checkpoint holds the frequencies."""
     hyponet = options.part("hyponet")
     mapping = hyponet.part("fourier_mapping")
     hyponet.must("type", "mlp", "mlp")
@@ -153,7 +152,8 @@ def _field(options: Options, coord_dim: int, table: Tensor | None) -> dict[str, 
     if features % coord_dim:
         raise mapping.refused("ff_dim", features, f"only multiples of {coord_dim} have")
     count, bandwidth = features // coord_dim, 2.0**sigma if nerf else sigma
-    if table is not None and table.shape == (count,):
+    table = tensors.take(FREQUENCIES, (count,))
+    if FREQUENCIES in tensors:
         bandwidth = _bandwidth(table.double(), bandwidth)
     hidden = hyponet.counts("hidden_dim")
     if len(set(hidden)) > 1:
@@ -168,7 +168,7 @@ def _bandwidth(table: Tensor, configured: float) -> float:
     found = float(table[-1] / table[0])
     if math.isclose(found, configured, rel_tol=_CLOSE):
         found = configured
-    if found > 0:
+    if 0 < found < math.inf:
         spaced = table.new_tensor(FourierEncoding.log_spaced(len(table), found, 1.0).frequencies)
         if torch.allclose(table, spaced, rtol=_CLOSE, atol=0.0):
             return found

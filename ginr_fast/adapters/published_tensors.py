@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ginr_fast.systems.published import check_published
+
 _SHOWN = 8
 
 
@@ -29,11 +31,14 @@ class Tensors:
         self._taken: set[str] = set()
         self._missing: list[str] = []
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._state
+
     def take(self, name: str, shape: Sequence[int]) -> Tensor:
         """One tensor; zeros if it is missing, which :meth:`finish` tells.
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape, or no real floats.
         """
         self._taken.add(name)
         value = self._state.get(name)
@@ -41,9 +46,7 @@ class Tensors:
             if not any(name.endswith(end) for end in self._zeros):
                 self._missing.append(name)
             return torch.zeros(tuple(shape))
-        if tuple(value.shape) != tuple(shape):
-            raise ValueError(f"state: {name}: expected {tuple(shape)}, got {tuple(value.shape)}")
-        return value
+        return check_published(name, value, shape)
 
     def finish(self) -> list[str]:
         """The names of what nobody took.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -20,6 +21,19 @@ def parse(
     import tyro
 
     return tyro.cli(kind, args=list(arguments), prog=f"ginr-fast {command}", **options)
+
+
+def check_out(path: Path) -> None:
+    """Refuse, before the work, an ``--out`` where no file can be written.
+
+    Raises:
+        ValueError: it is a folder, or lies under a file.
+    """
+    if path.is_dir():
+        raise ValueError(f"out: expected a file to write, {path} is a folder")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ValueError(f"out: {above} is no folder to write in")
 
 
 def best_device() -> torch.device:

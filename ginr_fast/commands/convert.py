@@ -62,6 +62,7 @@ class ConvertArguments:
     def __post_init__(self) -> None:
         if self.out.suffix not in (".safetensors", ".pt"):
             raise ValueError(f"out: expected a .safetensors or .pt file, got {self.out.name}")
+        common.check_out(self.out)
         if self.views is not None and self.views < 1:
             raise ValueError(f"views: expected at least 1, got {self.views}")
 
@@ -152,7 +153,7 @@ def _to_published(given: ConvertArguments) -> str:
 
 def _published_state(saved: Saved) -> tuple[dict[str, Tensor], str]:
     """Of an ANR or an mNIF, under the published names."""
-    from ginr_fast.adapters.checkpoints import anr_published, load_anr
+    from ginr_fast.adapters.checkpoints import anr_of, anr_published
     from ginr_fast.systems.mnif import Mnif
     from ginr_fast.systems.mnif_published import to_published
     from ginr_fast.training.recipes import (
@@ -163,7 +164,7 @@ def _published_state(saved: Saved) -> tuple[dict[str, Tensor], str]:
     )
 
     if saved.system == ANR_SYSTEM:
-        return anr_published(load_anr(saved.path)), "an ANR"
+        return anr_published(anr_of(saved)), "an ANR"
     kinds = {kind.system: kind for kind in (MnifImagesRecipe, MnifVoxelsRecipe, MnifScenesRecipe)}
     if saved.system not in kinds:
         raise ValueError(f"{saved.path}: holds {saved.system}, which has no published form here")

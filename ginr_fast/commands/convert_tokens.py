@@ -15,6 +15,7 @@ from ginr_fast.adapters.token_checkpoints import TokenModel
 from ginr_fast.adapters.trans_inr_checkpoints import load_trans_inr, to_trans_inr
 from ginr_fast.data.views import ViewConfig
 from ginr_fast.files import replace_atomically
+from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.audio_inr import AudioIpc
 from ginr_fast.systems.ipc import Ipc
 from ginr_fast.systems.radiance_views import IpcViews, TransInrViews
@@ -70,6 +71,7 @@ def token_system(
             spec = cfg.get("model")
         args = spec.get("args") if isinstance(spec, Mapping) else None
         samples = cfg.get(_SAMPLES) if isinstance(cfg, Mapping) else None
+        check_count(_SAMPLES, samples, optional=True)
         model, unused = load_trans_inr(published.state, args, **_given(samples=samples))
     else:
         configured = _configuration(path, config)

@@ -48,11 +48,7 @@ class ExportLatentsArguments:
     def __post_init__(self) -> None:
         for name in ("instances", "batch_size"):
             check_count(name, getattr(self, name), optional=True)
-        if self.out.is_dir():
-            raise ValueError(f"out: expected a file to write, {self.out} is a folder")
-        above = next(folder for folder in self.out.absolute().parents if folder.exists())
-        if not above.is_dir():
-            raise ValueError(f"out: {above} is no folder to write in")
+        common.check_out(self.out)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 from ginr_fast.systems.mnif import Mnif, MnifConfig, Modality
+from ginr_fast.systems.published import check_published
 
 _BASE = re.compile(r"model_param\.net\.(\d+)\.0\.(weight|bias)")
 _PROJECTION = {"latent_to_mixture.weight": "projection.weight"}
@@ -33,28 +34,43 @@ def from_published(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
         (:func:`published_step_sizes`).
 
     Raises:
-        ValueError: names that such a checkpoint does not have, or that are missing.
+        ValueError: names that such a checkpoint does not have, or that are missing, or tensors of
+            other dimensions or kinds, by name.
     """
     found: dict[str, torch.Tensor] = {}
     for name, value in state.items():
-        base = _BASE.fullmatch(name)
-        if base is not None:
-            found[f"bases.{2 * int(base[1]) + (base[2] == 'bias')}"] = value
-        elif name in _PROJECTION:
-            found[_PROJECTION[name]] = value
+        ours = _our_name(name)
+        if ours is not None:
+            each = 1 if name in _PROJECTION else 2  # of the bases there is a stack
+            dimensions = each + name.endswith("weight")
+            found[ours] = check_published(name, value, (None,) * dimensions)
         elif name != _RATES and not name.startswith("model."):
             raise ValueError(f"state: {name} is not of a published mNIF")
     count = sum(name.startswith("bases.") for name in found)
     missing = [index for index in range(max(count, 2)) if f"bases.{index}" not in found]
     if missing or count % 2:
         raise ValueError("state: expected model_param.net.{0..L+1}.0.{weight,bias}, all of them")
+    if len(_PROJECTION.keys() & state.keys()) == 1:
+        raise ValueError("state: expected latent_to_mixture.{weight,bias}, both or neither")
     return found
 
 
+def _our_name(name: str) -> str | None:
+    """Of a basis or of the projection."""
+    base = _BASE.fullmatch(name)
+    if base is None:
+        return _PROJECTION.get(name)
+    return f"bases.{2 * int(base[1]) + (base[2] == 'bias')}"
+
+
 def published_step_sizes(state: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-    """The learned meta-SGD rates of a published checkpoint, ``(context_dim,)``, if it has them."""
+    """The learned meta-SGD rates of a published checkpoint, ``(context_dim,)``, if it has them.
+
+    Raises:
+        ValueError: they are no real floats.
+    """
     rates = state.get(_RATES)
-    return None if rates is None else rates.reshape(-1)
+    return None if rates is None else check_published(_RATES, rates, rates.shape).reshape(-1)
 
 
 def to_published(model: Mnif, step_sizes: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
@@ -92,7 +108,8 @@ def load_published(
         coefficients: of a checkpoint without projection; the tensors do not say.
 
     Raises:
-        ValueError: not such a checkpoint, or not of this modality.
+        ValueError: not such a checkpoint, or not of this modality, or a tensor of another shape
+            than the first basis and their number say, by name.
     """
     found = from_published(state)
     layers = sum(name.startswith("bases.") for name in found) // 2
@@ -118,5 +135,10 @@ def load_published(
             f"(one for each basis and layer), got {projection.shape[0]}"
         )
     model = Mnif(config)
+    parameters = dict(model.named_parameters())
+    for name, value in state.items():
+        ours = _our_name(name)
+        if ours is not None:
+            check_published(name, value, parameters[ours].shape)
     model.load_state_dict(found)
     return model.eval()

@@ -89,7 +89,7 @@ def _products(path: str) -> str:
         now = repr(torch.get_float32_matmul_precision())
     except RuntimeError:
         now = "set in torch.backends"
-    return f'on AMX under {setting}("high"); it is {now}'
+    return f'wide fields on AMX, others under {setting}("high"); it is {now}'
 
 
 def _backends() -> list[str]:

@@ -64,8 +64,8 @@ def force_cpu_path(path: str | None) -> None:
 
     Args:
         path: ``"amx"``, ``"avx512"``, ``"avx2"`` or ``"portable"``; None for the fastest there is.
-            "amx" is "avx512" for all but float32 matrix products where PyTorch's precision for
-            them is "high".
+            "amx" is "avx512" for all but wide float32 fields, and matrix products where PyTorch's
+            precision for them is "high".
 
     Raises:
         ValueError: the build or the processor has no such path.

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from measure import commit
+from measure import commit, release_memory
 
 
 @pytest.fixture(scope="session")
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def released_memory() -> None:
+    """Every benchmark starts as in a process of its own: eager's temporaries cost page faults that
+    they are spared where memory was kept from the benchmarks before."""
+    release_memory()
 
 
 def pytest_benchmark_update_machine_info(config, machine_info) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import statistics
 import subprocess
 import time
@@ -93,6 +94,13 @@ def bandwidth(device: str) -> float:
     return max(2 * source.nbytes / seconds(lambda: target.copy_(source)) for _ in range(7))
 
 
+def release_memory() -> None:
+    """Give memory that the C allocator keeps from earlier calls back to the system."""
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def peak_memory(function: Contestant) -> int | None:
     """Bytes above the present that a call needs at its peak; None where that cannot be read."""
     if torch.cuda.is_available():
@@ -110,8 +118,7 @@ def peak_memory(function: Contestant) -> int | None:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
 
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # memory kept from earlier calls would hide what this one needs
+    release_memory()  # memory kept from earlier calls would hide what this one needs
     before = field("VmRSS")
     clear.write_text("5")  # resets the high-water mark
     function()

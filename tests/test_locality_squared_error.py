@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -169,3 +171,18 @@ def test_features_are_not_kept_for_other_weights(name: str) -> None:
     decoder.float()
     with pytest.raises(ValueError, match="weights: expected those of the calls before"):
         errors(kept)
+
+
+def test_features_are_kept_for_any_number_of_instances() -> None:
+    # With few instances the query projection is folded into the keys, with many it is not.
+    decoder, kept, coords = decoder_of(), KeptFeatures(), ginr_fast.grid(4, 5)
+    for batch in (1, 64, 1):
+        tokens = torch.randn(batch, 6, 12, dtype=torch.float64)
+        targets = torch.rand(batch, 4, 5, 3, dtype=torch.float64)
+        for _ in range(2):
+            found = decoding_errors(decoder, coords, tokens, targets, kept)
+            torch.testing.assert_close(found, decoding_errors(decoder, coords, tokens, targets))
+    decoder.query_feature.weight.data[0, 0] = math.nan
+    kept = KeptFeatures()
+    for _ in range(2):
+        assert decoding_errors(decoder, coords, tokens, targets, kept).isnan().all()

@@ -90,6 +90,7 @@ def test_wrong_arguments_of_volume_render(argument, value, error, message, backe
 FIRST = torch.tensor([0, 5])
 WRONG_NUMBERS = [
     (None, FIRST, TypeError, "seed: expected an integer, a RaySeed or None, got None"),
+    (7, None, TypeError, "first_rays: expected a"),
     (0.5, FIRST, TypeError, "seed: expected an integer, a RaySeed or None, got 0.5"),
     (-1, FIRST, ValueError, r"seed: expected 0 to 2\^63 - 1, got -1"),
     (1, 5, TypeError, "first_rays: expected a tensor, got int"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,6 +119,45 @@ def test_nan_and_infinities() -> None:
     assert values[0, 37].isnan().all() and not values[1].isfinite().all()
     others = torch.cat((values[0, :37], values[0, 38:]))
     assert others.isfinite().all()
+
+
+def test_what_overflows_is_not_a_number_or_as_on_the_vector_units() -> None:
+    spec = SPECS["encoded"]
+    coords, weights = random(1, 600, 2), 1e25 * make_weights(spec, 1)
+    found = {}
+    for path in ("amx", "avx512"):
+        with engine(f"native {path}"):
+            found[path] = ginr_fast.field_mlp(coords, weights, spec)
+    assert not found["avx512"].isfinite().any()
+    assert not found["amx"].isfinite().any()
+
+
+def test_the_path_may_change_during_a_backward() -> None:
+    spec = SPECS["sine"]
+    coords, weights = random(1, 4096, 2), make_weights(spec, 2)
+    wanted = run("avx512", spec, coords, weights, ["weights"])[1]
+    done = threading.Event()
+
+    def change() -> None:
+        while not done.is_set():
+            for path in ("avx512", "amx"):
+                native.force_cpu_path(path)
+                time.sleep(1e-4)
+
+    other = threading.Thread(target=change)
+    other.start()
+    try:
+        leaf = weights.clone().requires_grad_()
+        for _ in range(20):
+            with ginr_fast.backend("native"):
+                values = ginr_fast.field_mlp(coords, leaf, spec)
+                cotangent = random(*values.shape[1:], seed=5).expand_as(values)
+                (found,) = torch.autograd.grad(values, leaf, cotangent)
+            assert relative_error(found, wanted) <= 1e-4
+    finally:
+        done.set()
+        other.join()
+        native._force_from_environment()
 
 
 def test_the_gradients_own_gradient() -> None:

@@ -6,8 +6,9 @@
 
 namespace ginr {
 
-// amx runs the vector kernels of avx512, and wide float32 products on the processor's tiles, in
-// bfloat16 parts that together hold every bit (split_gemm, field_mlp/split_weights.h).
+// amx runs the vector kernels of avx512, and on the processor's tiles wide layers of float32 fields
+// (in three bfloat16 parts that hold every bit: field_mlp/split_weights.h) and, where the caller
+// allows two parts, matrix products (split_gemm).
 enum class CpuPath { portable, avx2, avx512, amx };
 
 const char* name(CpuPath path);

@@ -9,6 +9,10 @@
 #define GINR_HOST_DEVICE
 #endif
 
+// For functions that kernels and other sources share: no copy of one may be kept for all that was
+// compiled for one path's instructions (see simd.h).
+#define GINR_INLINE inline __attribute__((always_inline))
+
 namespace ginr {
 
 // One parameter (a weight matrix or a bias) in the packed row of P numbers of one instance: layer

@@ -2,7 +2,7 @@
 //
 // Only sources listed as GINR_SIMD_SOURCES in CMakeLists.txt may include this. They are compiled
 // once a path with that path's instructions, so everything in them lives in namespace
-// ginr::GINR_SIMD (portable, avx2, avx512) and none may use standard library templates: the linker
+// ginr::GINR_SIMD (portable, avx2, avx512, amx) and none may use standard library templates: the linker
 // keeps one copy of an inline function for the whole module, and it might keep the AVX-512 one.
 #pragma once
 

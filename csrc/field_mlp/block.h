@@ -193,10 +193,10 @@ inline void add_outer(const float* d, int64_t rows, const float* a, int64_t colu
       });
 }
 
+#if defined(GINR_SIMD_HAS_TILES)
 // The same on tiles, with room for both operands as they take them.
 inline void add_outer_of_tiles(const float* d, int64_t rows, const float* a, int64_t columns,
                                uint16_t* room, float* into) {
-#if defined(GINR_SIMD_HAS_TILES)
   uint16_t* of_d = room + split_size(columns, kSamples);
   tiles::pack<kFieldParts, true>({a, kSamples, 1}, columns, kSamples, room);
   for (int64_t r0 = 0; r0 < rows; r0 += kPanelRows) {
@@ -212,10 +212,8 @@ inline void add_outer_of_tiles(const float* d, int64_t rows, const float* a, int
                                    }
                                  });
   }
-#else
-  (void)d, (void)rows, (void)a, (void)columns, (void)room, (void)into;
-#endif
 }
+#endif
 
 inline void add_row_sums(const float* d, int64_t rows, float* into) {
   for (int64_t r = 0; r < rows; ++r) {
@@ -287,9 +285,12 @@ inline void backward_block(const Field& field, const Frequencies& frequencies,
     through_activation(field, kept, out_slope, l, d);
     if (grad_weights != nullptr) {
       float* into = grad_weights + field.weight(l);
+#if defined(GINR_SIMD_HAS_TILES)
       if (weights.split != nullptr && has_split(field, l)) {
         add_outer_of_tiles(d, rows, kept.input(l), columns, room, into);
-      } else {
+      } else
+#endif
+      {
         add_outer(d, rows, kept.input(l), columns, turned, into);
       }
       if (field.bias) add_row_sums(d, rows, grad_weights + field.bias_at(l));

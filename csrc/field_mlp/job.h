@@ -25,25 +25,25 @@ struct FieldWeights {
   const uint16_t* split;
 };
 
-inline int64_t widest_of(const Field& field) {
+GINR_INLINE int64_t widest_of(const Field& field) {
   int64_t widest = field.width > field.input_dim() ? field.width : field.input_dim();
   return widest > field.out_dim ? widest : field.out_dim;
 }
 
 // Scratch of forward_block, of what forward_block_keeping keeps, and of backward_block, in floats;
 // both blocks' begins with the room for packed activations.
-inline int64_t room_floats(const Field& field) {
+GINR_INLINE int64_t room_floats(const Field& field) {
   return split_room(widest_of(field), kFieldSamples);
 }
-inline int64_t forward_floats(const Field& field) {
+GINR_INLINE int64_t forward_floats(const Field& field) {
   return room_floats(field) + (field.input_dim() + 2 * field.width) * kFieldSamples;
 }
-inline int64_t kept_floats(const Field& field) {
+GINR_INLINE int64_t kept_floats(const Field& field) {
   const int64_t hidden = field.layers() - 1;
   const bool sine = field.activation == Activation::sine;
   return (field.input_dim() + hidden * field.width * (sine ? 2 : 1)) * kFieldSamples;
 }
-inline int64_t backward_floats(const Field& field) {
+GINR_INLINE int64_t backward_floats(const Field& field) {
   return room_floats(field) + 3 * widest_of(field) * kFieldSamples;
 }
 
@@ -84,19 +84,19 @@ struct FieldSecondTask {
   float* scratch;       // task_second_floats
 };
 
-inline int64_t task_forward_floats(const Field& field) {
+GINR_INLINE int64_t task_forward_floats(const Field& field) {
   return forward_floats(field) + (field.coord_dim + field.out_dim) * kFieldSamples;
 }
-inline int64_t task_bf16_floats(const Field& field) {
+GINR_INLINE int64_t task_bf16_floats(const Field& field) {
   return (field.input_dim() + widest_of(field) + 2 + field.coord_dim + field.out_dim) *
          kFieldSamples;
 }
-inline int64_t task_backward_floats(const Field& field) {
+GINR_INLINE int64_t task_backward_floats(const Field& field) {
   return kept_floats(field) + backward_floats(field) +
          (2 * field.coord_dim + 3 * field.out_dim) * kFieldSamples;
 }
 
-inline int64_t task_second_floats(const Field& field) {
+GINR_INLINE int64_t task_second_floats(const Field& field) {
   return room_floats(field) + kept_floats(field) +
          (2 * field.layers() + 5) * widest_of(field) * kFieldSamples +
          (field.coord_dim + 3 * field.out_dim) * kFieldSamples;

@@ -29,11 +29,15 @@ void pack(const Field& field, const float* row, int64_t l, bool transposed, uint
 }
 #endif
 
-// Whether the path in use packs weights.
-bool packs() {
+// Whether a field's weights are packed, with the path in use and so many samples an instance. Those
+// of a field that has more than all that are packed at a time would not stay in any cache.
+bool packs(const Field& field, int64_t samples) {
 #if defined(GINR_HAS_amx)
-  return cpu_path() == CpuPath::amx;
+  const int64_t floats = split_weight(field, field.layers()) / 2;
+  return cpu_path() == CpuPath::amx && samples >= kLeastSamples && floats > 0 &&
+         floats <= kPackedFloats;
 #else
+  (void)field, (void)samples;
   return false;
 #endif
 }
@@ -48,7 +52,7 @@ PackedWeights::PackedWeights(const Field& field, const float* rows, const Instan
       split_size_(split_weight(field, field.layers())),
       split_(nullptr) {
 #if defined(GINR_HAS_amx)
-  if (!packs() || split_size_ == 0 || samples < kLeastSamples) return;
+  if (!packs(field, samples)) return;
   static thread_local Scratch t_split;
   uint16_t* split = reinterpret_cast<uint16_t*>(t_split.floats(some.count * split_size_ / 2));
   const int64_t ways = transposed ? 2 : 1, layers = field.layers();
@@ -64,10 +68,9 @@ PackedWeights::PackedWeights(const Field& field, const float* rows, const Instan
 #endif
 }
 
-int64_t packed_together(const Field& field, int64_t batch) {
-  if (!packs()) return std::max<int64_t>(1, batch);
-  const int64_t size = std::max<int64_t>(1, split_weight(field, field.layers()) / 2);
-  return std::max<int64_t>(1, kPackedFloats / size);
+int64_t packed_together(const Field& field, int64_t batch, int64_t samples, int threads) {
+  if (!packs(field, samples)) return std::max<int64_t>(1, batch);
+  return std::max<int64_t>(threads, kPackedFloats / (split_weight(field, field.layers()) / 2));
 }
 
 }  // namespace cpu

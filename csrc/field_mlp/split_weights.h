@@ -14,15 +14,15 @@ constexpr int kFieldParts = 3;
 // Narrower layers are as fast on the vector units, and their weights stay in the first-level cache.
 constexpr int64_t kShortestSplitSide = 64, kSmallestSplit = 112 * 112;
 
-inline int64_t padded_panels(int64_t rows) {
+GINR_INLINE int64_t padded_panels(int64_t rows) {
   return (rows + kPanelRows - 1) / kPanelRows * kPanelRows;
 }
 // uint16_t of a packed matrix.
-inline int64_t split_size(int64_t rows, int64_t depth) {
+GINR_INLINE int64_t split_size(int64_t rows, int64_t depth) {
   return padded_panels(rows) / kPanelRows * packed_panel(depth, kFieldParts);
 }
 
-inline bool has_split(const Field& field, int64_t l) {
+GINR_INLINE bool has_split(const Field& field, int64_t l) {
   const int64_t rows = field.rows(l), columns = field.columns(l);
   return rows >= kShortestSplitSide && columns >= kShortestSplitSide &&
          rows * columns >= kSmallestSplit;
@@ -30,7 +30,7 @@ inline bool has_split(const Field& field, int64_t l) {
 
 // Where layer l begins in the split row of an instance, and where its transpose does; `l` may be
 // layers(): then the size of a row.
-inline int64_t split_weight(const Field& field, int64_t l) {
+GINR_INLINE int64_t split_weight(const Field& field, int64_t l) {
   int64_t at = 0;
   for (int64_t before = 0; before < l; ++before) {
     if (!has_split(field, before)) continue;
@@ -39,13 +39,13 @@ inline int64_t split_weight(const Field& field, int64_t l) {
   }
   return at;
 }
-inline int64_t split_transpose(const Field& field, int64_t l) {
+GINR_INLINE int64_t split_transpose(const Field& field, int64_t l) {
   return split_weight(field, l) + split_size(field.rows(l), field.columns(l));
 }
 
 // Floats of the room in which a block's activations are packed: one operand of `samples` columns or
 // of that depth, and a panel of another.
-inline int64_t split_room(int64_t widest, int64_t samples) {
+GINR_INLINE int64_t split_room(int64_t widest, int64_t samples) {
   return (split_size(padded_panels(widest), samples) + packed_panel(samples, kFieldParts)) / 2;
 }
 

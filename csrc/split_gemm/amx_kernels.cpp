@@ -12,8 +12,8 @@ void pack_a(const split_gemm::Operand& from, int64_t rows, int64_t depth, int pa
   (parts == 3 ? tiles::pack<3, false> : tiles::pack<2, false>)(from, rows, depth, to);
 }
 
-void pack_b(const split_gemm::Operand& from, int64_t rows, int64_t depth, int parts, uint16_t* to) {
-  (parts == 3 ? tiles::pack<3, true> : tiles::pack<2, true>)(from, rows, depth, to);
+void pack_b(const split_gemm::Operand& from, int64_t rows, int64_t depth, uint16_t* to) {
+  tiles::pack<kGemmParts, true>(from, rows, depth, to);
 }
 
 void multiply(const PanelTask& task) {

@@ -51,7 +51,7 @@ bool product(const Problem& problem, int threads) {
       parallel_for(divided(wide, kPanelRows), threads, [&](int64_t i) {
         const int64_t first = i * kPanelRows;
         amx::pack_b(part(problem.b, c + first, k), std::min(kPanelRows, wide - first), deep,
-                    kGemmParts, b + i * packed_panel(deep, kGemmParts));
+                    b + i * packed_panel(deep, kGemmParts));
       });
       // A task owns its outputs: sums have one order, however many threads there are.
       parallel_for(divided(problem.rows, kPanelRows), threads, [&](int64_t i) {

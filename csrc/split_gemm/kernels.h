@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "common/field_layout.h"
 #include "split_gemm/problem.h"
 
 namespace ginr {
@@ -16,9 +17,9 @@ constexpr int64_t kPanelRows = 32;
 constexpr int64_t kDepthStep = 32;
 constexpr int kGemmParts = 2;  // of split_gemm; fields have their own
 
-inline int64_t depth_steps(int64_t depth) { return (depth + kDepthStep - 1) / kDepthStep; }
+GINR_INLINE int64_t depth_steps(int64_t depth) { return (depth + kDepthStep - 1) / kDepthStep; }
 // uint16_t of a panel whose numbers have `parts` parts.
-inline int64_t packed_panel(int64_t depth, int parts) {
+GINR_INLINE int64_t packed_panel(int64_t depth, int parts) {
   return depth_steps(depth) * parts * kPanelRows * kDepthStep;
 }
 
@@ -36,9 +37,9 @@ struct PanelTask {
 };
 
 namespace amx {
-// Packs `rows` rows of an operand in 2 or 3 parts, panel after panel.
+// Packs `rows` rows of an operand, panel after panel; A in 2 or 3 parts, B in those of split_gemm.
 void pack_a(const split_gemm::Operand& from, int64_t rows, int64_t depth, int parts, uint16_t* to);
-void pack_b(const split_gemm::Operand& from, int64_t rows, int64_t depth, int parts, uint16_t* to);
+void pack_b(const split_gemm::Operand& from, int64_t rows, int64_t depth, uint16_t* to);
 void multiply(const PanelTask& task);
 }  // namespace amx
 

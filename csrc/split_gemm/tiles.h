@@ -7,8 +7,9 @@
 //     a b = hi_a hi_b + hi_a mid_b + mid_a hi_b + mid_a mid_b + hi_a lo_b + lo_a hi_b;
 // what is dropped is some 2^-25 of |a||b|, less than float32 loses in rounding a product.
 //
-// All parts but the last are kept finite, so an infinity lies in the last and reaches the sum as it
-// would in float32; NaN stays NaN. The instruction takes numbers below 2^-126 for zero.
+// All parts but the last are kept finite, so an infinity lies in the last; it reaches the sum as it
+// would in float32, or as NaN, as does what overflows. NaN stays NaN. The instruction takes numbers
+// below 2^-126 for zero, so that those below 2^-110 lose their lower parts.
 //
 // The depth is taken in an order of its own, the same for both operands: a pair is of i and i + 16
 // of a step.
@@ -192,8 +193,11 @@ inline void add_small_products(const uint16_t* a, const uint16_t* b) {
 class TilesInUse {
  public:
   TilesInUse() {
+    // The intrinsics do not tell the compiler all that they read.
     const TileConfig config;
+    __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
+    __asm__ volatile("" ::: "memory");
   }
   ~TilesInUse() { _tile_release(); }
   TilesInUse(const TilesInUse&) = delete;

@@ -57,11 +57,12 @@ class KeptFeatures:
     def __init__(self, limit: int = 1 << 29) -> None:
         self.limit = limit
         self._blocks: dict[Block, _Features] = {}
+        self._folded: bool | None = None
         self._coords: Tensor | CoordinateGrid | None = None
         self._weights: list[Tensor | None] = []
 
     def of(
-        self, coords: Tensor | CoordinateGrid, weights: LocalityWeights
+        self, coords: Tensor | CoordinateGrid, weights: LocalityWeights, folded: bool
     ) -> dict[Block, _Features]:
         """By block, for these coordinates and weights.
 
@@ -69,6 +70,8 @@ class KeptFeatures:
             coords: the same object in every call.
             weights: the same values in every call, those of queries and features; other ones may
                 differ.
+            folded: whether the query projection is folded into the keys, which changes what
+                queries are; those of the other way are forgotten.
 
         Raises:
             ValueError: they are not those of the calls before.
@@ -83,6 +86,8 @@ class KeptFeatures:
             raise ValueError("coords: expected those of the calls before, as features are kept")
         if not all(map(_alike, given, self._weights)):
             raise ValueError("weights: expected those of the calls before, as features are kept")
+        if self._folded != folded:
+            self._blocks, self._folded = {}, folded
         return self._blocks
 
     def fits(self, numbers: int, dtype: torch.dtype) -> bool:
@@ -95,8 +100,11 @@ def _alike(one: Tensor | None, other: Tensor | None) -> bool:
         return one is other
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    # A product of weights may be rounded otherwise from call to call.
-    return torch.equal(one, other) or bool(torch.dist(one, other) <= 1e-6 * other.norm())
+    if torch.equal(one, other):
+        return True
+    # A product of weights may be rounded otherwise from call to call; NaN is not equal to itself.
+    one, other = one.nan_to_num(), other.nan_to_num()
+    return bool(torch.dist(one, other) <= 1e-6 * other.norm())
 
 
 @annotate("locality_error")
@@ -139,9 +147,9 @@ def locality_error(
     check_tensor("targets", targets, (*shape, weights.out_dim), dtypes=(keys.dtype,))
     keys = keys * (keys.shape[-1] ** -0.5 if scale is None else scale)
     foldings = plan.choose_foldings(sizes_of(points, grid_shape, keys, values, weights))
+    features = {} if kept is None else kept.of(coords, weights, foldings.keys)
     keys, values, logit_bias, weights = fold(keys, values, weights, foldings)
     flat = targets.reshape(len(keys), math.prod(shape[1:]), weights.out_dim)
-    features = {} if kept is None else kept.of(coords, weights)
     numbers = math.prod(shape[1:]) * (
         weights.query_weight.shape[0] + weights.width * weights.levels
     )

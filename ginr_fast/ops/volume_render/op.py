@@ -180,7 +180,7 @@ def _checked_seed(seed: Seed | None, weights: Tensor) -> tuple[int | None, Tenso
         raise TypeError(f"seed: expected an integer, a RaySeed or None, got {number!r}")
     if not 0 <= number < 1 << 63:
         raise ValueError(f"seed: expected 0 to 2^63 - 1, got {number}")
-    if first_rays is None:
+    if not isinstance(seed, RaySeed):
         return number, None
     check_tensor("first_rays", first_rays, (weights.shape[0],), dtypes=(torch.int64,))
     if first_rays.device.type != "cpu":

@@ -220,3 +220,26 @@ def test_where_nothing_can_be_written_is_named_before_the_work(tmp_path, capsys)
         with pytest.raises(SystemExit):
             run(capsys, tmp_path / "none.pt", "--out", tmp_path / out, status=2)
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_options_without_a_use_are_named(tmp_path, capsys):
+    anr, mnif, ours = (tmp_path / name for name in ("a.pt", "m.pt", "b.safetensors"))
+    torch.save(make_anr().state_dict(), anr)
+    torch.save(LinearMixtureINR().state_dict(), mnif)
+    out, no = ["--out", ours], "is of no use for a checkpoint of"
+    for given, message in (
+        ([anr, "--code", "ginr-ipc"], f"code: {no} anr"),
+        ([anr, "--config", tmp_path / "c.yaml"], f"config: {no} anr"),
+        ([mnif, "--views", 2], f"views: {no} mnif"),
+        ([mnif, "--anr.heads", 3], f"heads: {no} mnif"),
+        ([mnif, "--modality", "voxels", "--image-size", 32], f"image_size: {no} mnif"),
+    ):
+        assert message in run(capsys, *given, *out, status=2)
+    assert not ours.exists()
+    run(capsys, anr, *out, *ANR_ARGUMENTS)
+    for given, name in ((["--averaged"], "averaged"), (["--config", anr], "config")):
+        told = run(capsys, ours, "--out", tmp_path / "c.pt", *given, status=2)
+        assert f"{name}: is of no use for a published checkpoint of anr-decoder" in told
+    for kind in ({"heads": 0}, {"coord_dim": 1.5}):
+        with pytest.raises(ValueError, match="expected a positive integer"):
+            AnrOptions(**kind)

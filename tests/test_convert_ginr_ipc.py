@@ -280,6 +280,24 @@ def test_there_and_back(name: str, tmp_path: Path, capsys: Any) -> None:
         same(outputs(loaded.double(), converted, views)[0], wanted)
 
 
+def test_a_configuration_of_the_user_s_is_not_overwritten(tmp_path: Path, capsys: Any) -> None:
+    options = dict(LOW_RANK)
+    torch.save({"state_dict": a_state(options)}, tmp_path / "theirs.pt")
+    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump({"arch": options}))
+    ours, out, beside = (tmp_path / name for name in ("a.safetensors", "run.pt", "run.yaml"))
+    run(capsys, tmp_path / "theirs.pt", "--out", ours)
+    told = run(capsys, ours, "--out", out, "--averaged", status=2)
+    assert "averaged: is of no use for a published checkpoint of ipc" in told
+    beside.write_text("my: own settings")
+    told = run(capsys, ours, "--out", out, status=2)
+    assert f"out: {beside} exists" in told and not out.exists()
+    assert beside.read_text() == "my: own settings"
+    beside.unlink()
+    for _ in range(2):  # what it wrote itself it writes again
+        run(capsys, ours, "--out", out)
+    assert "arch" in yaml.safe_load(beside.read_text())
+
+
 def test_averaged_weights_and_more_views(tmp_path: Path, capsys: Any) -> None:
     options = nerf("low_rank_modulated_transinr_nerf", 1, [1])
     state = a_state(options)

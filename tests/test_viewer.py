@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from small_generative import INRCT, KINDS
 from small_generative import export as export_generative
 from small_training import MODEL
@@ -24,8 +26,10 @@ from test_render_views import export as export_views
 
 import ginr_fast
 from ginr_fast import cli
+from ginr_fast.analysis.instances import FitOptions
 from ginr_fast.data import ViewConfig
-from ginr_fast.rays import camera_rays, orbit_poses
+from ginr_fast.generation.sampling import SamplingOptions
+from ginr_fast.rays import camera_rays, look_at, orbit_poses
 from ginr_fast.systems.audio_inr import AudioIpc
 from ginr_fast.systems.ffnet import Ffnet, FfnetConfig
 from ginr_fast.systems.la_ginr import LaGinr
@@ -37,16 +41,16 @@ from ginr_fast.training.recipes import (
     LearnedInitImagesRecipe,
     as_plain,
 )
+from ginr_fast.training.tasks.base import DataOptions
 from ginr_fast.training.tasks.made import CACHE_VARIABLE
 from ginr_fast.viewer.attention import (
     Looked,
     alike,
-    anr_attention,
     attention_of,
     looked_at,
     token_map,
 )
-from ginr_fast.viewer.cameras import Camera, camera_at, field_of_view, orbit_position
+from ginr_fast.viewer.cameras import Camera, Vector, field_of_view, orbit_position
 from ginr_fast.viewer.opening import Shown, open_subject
 from ginr_fast.viewer.painting import paint
 from ginr_fast.viewer.progress import FrameClock, Pace, fitted, ladder
@@ -103,6 +107,13 @@ def test_rays_of_a_browsers_camera() -> None:
     )
     one = camera.ray((2.5 / width, 3.5 / height), width / height)
     np.testing.assert_allclose(one.directions[0], expected[2 * width + 2], atol=2e-6)
+
+
+def camera_at(position: Vector, fov: float) -> Camera:
+    """A camera that looks at the origin, +z upwards."""
+    right, up, back = look_at(torch.tensor(position, dtype=torch.float64))[:3, :3].unbind(1)
+    x, y, z, w = Rotation.from_matrix(torch.stack([right, -up, -back], 1).numpy()).as_quat()
+    return Camera(position, (w, x, y, z), fov)
 
 
 @pytest.mark.parametrize("azimuth, elevation", [(35, 20), (200, -40), (90, 0), (-10, 89)])
@@ -177,6 +188,49 @@ def test_painting_covers_every_row_once() -> None:
     assert np.array_equal(frames[-1].pixels, expected.numpy())
 
 
+class Rated(Pace):
+    """A pace that is told a rate, in place of the clock's."""
+
+    def __init__(self) -> None:
+        super().__init__(0.02)
+        self.asked: list[int] = []
+
+    def measured(self, points: int, seconds: float) -> None:
+        super().measured(points, points / 100_000)
+        self.asked.append(points)
+
+
+def test_what_is_only_filled_says_nothing_about_the_pace() -> None:
+    decoded: list[int] = []
+
+    def decode(coords: Any, state: Any) -> torch.Tensor:
+        decoded.append(len(coords.axes[0]) * len(coords.axes[1]))
+        return torch.zeros(1, len(coords.axes[0]), len(coords.axes[1]), 3)
+
+    instances = Instances("images", 1, lambda number: torch.zeros(1))
+    subject = ImageSubject("image", instances, lambda latent: latent, CPU, decode, 8)
+
+    def painted(window: Window) -> list[Any]:
+        return list(
+            paint(
+                lambda *part: subject.draw(None, window, *part),
+                180,
+                320,
+                pace,
+                lambda *part: subject.decoded(window, *part),
+            )
+        )
+
+    pace = Rated()
+    painted(whole_image(16 / 9))
+    assert pace.asked == decoded and sum(decoded) < 180 * 320
+    assert pace.points == pytest.approx(2000, rel=0.1)
+    before = pace.points
+    away = painted(Window(5.0, 0.0, 2.1, 2.1 * 16 / 9))
+    assert pace.asked == decoded and pace.points == before
+    assert away[0].pixels.shape[0] == 45 and away[-1].pixels.shape == (180, 320, 3)
+
+
 def test_frames_a_second_are_of_what_moves() -> None:
     clock = FrameClock()
     assert clock.tick(10.0, 0.05) == pytest.approx(20)  # nothing but its own time is known
@@ -240,6 +294,39 @@ def test_a_failure_ends_its_request_alone(worker: Worker) -> None:
     assert [(key, str(error)) for key, error in failures] == [("broken", "no such thing")]
 
 
+def test_what_cannot_be_reported_ends_nothing() -> None:
+    def report(key: Any, error: Exception) -> None:
+        raise BrokenPipeError("nobody reads the standard error")
+
+    def broken() -> Iterator[None]:
+        raise ValueError("no such thing")
+        yield
+
+    worker, done = Worker(report), []
+    worker.submit("broken", broken())
+    assert worker.idle(5)
+    worker.submit("fine", iter(lambda: done.append(1), None))  # one step
+    assert worker.idle(5) and done == [1]
+    worker.stop()
+
+
+def test_stopping_waits_for_no_long_step() -> None:
+    reported: list[Exception] = []
+    worker = Worker(lambda key, error: reported.append(error))
+    begun, end = threading.Event(), time.monotonic() + 15
+
+    def fit() -> Iterator[None]:
+        begun.set()
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        yield
+
+    worker.submit("fit", fit())
+    assert begun.wait(5)
+    worker.stop()
+    assert not worker._thread.is_alive() and time.monotonic() < end - 5 and not reported
+
+
 def test_what_left_is_forgotten_and_the_thread_ends() -> None:
     worker, counted = Worker(lambda *_: None), []
 
@@ -289,6 +376,22 @@ def test_a_window_shows_what_the_whole_image_has_there() -> None:
     ]
 
 
+def test_what_must_be_looked_for_is_not_ready() -> None:
+    def subject(between: Any) -> Subject[Any]:
+        instances = Instances("samples", 3, lambda number: torch.zeros(1), between)
+        return Subject("samples", instances, lambda latent: latent, CPU)
+
+    for between in (None, lambda first, second, share: torch.ones(1)):
+        one, half = subject(between), Choice(0, 1, 0.5)
+        assert not one.ready(Choice(0))
+        one.state(Choice(0))
+        assert one.ready(Choice(0, 1, 0.0)) and not one.ready(half)
+        one.state(Choice(1))
+        assert one.ready(half) == (between is None)  # generated anew, or on a line
+        one.state(half)
+        assert one.ready(half)
+
+
 def test_samples_follow_the_camera_but_never_lie_behind_it() -> None:
     def color(origins: Any, directions: Any, state: Any, samples: int) -> torch.Tensor:
         return origins + samples * directions
@@ -312,11 +415,14 @@ def test_samples_follow_the_camera_but_never_lie_behind_it() -> None:
 def test_attention_of_an_anr_and_its_pictures() -> None:
     torch.manual_seed(0)
     anr = ginr_fast.AnrDecoder(
-        token_dim=12, hidden_dim=16, heads=2, head_dim=8, depth=2, max_frequency=4, threshold=0.05
+        token_dim=12, hidden_dim=16, heads=2, head_dim=8, depth=2, max_frequency=4, threshold=0.08
     ).double()
     tokens = torch.randn(1, 10, 12, dtype=torch.float64)
     coords = torch.rand(7, 2, dtype=torch.float64) * 2 - 1
-    found = anr_attention(anr, coords, tokens)
+    attention = attention_of(anr)
+    assert attention is not None
+    found = attention(coords, tokens)
+    assert found.shape == (2, 7, 10) and (found == 0).any()
     # The values that the decoder gives follow from the weights: softmax, threshold, normalise.
     values = anr.keys_and_values(tokens)[1][0]
     hidden = (found @ values).transpose(0, 1).flatten(1)
@@ -369,6 +475,11 @@ def test_scenes_of_every_system(name: str, tmp_path: Path) -> None:
     if "learned" in name:
         with pytest.raises(ValueError, match="support_views: is for view synthesis"):
             open_subject(tmp_path, Shown(support_views=1), CPU)
+        return
+    with pytest.raises(ValueError, match="support_views: expected less than the [0-9]+ views"):
+        open_subject(tmp_path, Shown(support_views=999), CPU)
+    with pytest.raises(ValueError, match="fit_views: is of no use to"):
+        open_subject(tmp_path, Shown(fit=FitOptions(fit_views=2)), CPU)
 
 
 @pytest.mark.parametrize("kind", ["images", "scenes", "voxels"])
@@ -376,6 +487,8 @@ def test_scenes_of_every_system(name: str, tmp_path: Path) -> None:
 def test_an_mnif_of_every_kind(kind: str, adaptation: str, tmp_path: Path) -> None:
     subject = open_subject(export_mnif(kind, tmp_path, adaptation), Shown(), CPU)
     assert subject.instances.what.startswith("training" if "auto" in adaptation else "held-out")
+    with pytest.raises(ValueError, match="steps: is of no use to mnif"):
+        open_subject(tmp_path, Shown(sampling=SamplingOptions(steps=5)), CPU)
     if isinstance(subject, ShapeSubject):
         mesh = subject.mesh(subject.state(Choice(1, 1)), 12)
         assert mesh is None or len(mesh.faces)
@@ -406,8 +519,26 @@ def test_images_of_every_other_system(tmp_path: Path) -> None:
             looked = subject.attention(torch.zeros(1, 2), subject.state(Choice(0)))
             torch.testing.assert_close(looked.sum(-1), torch.ones(2, 1))
     assert drawn(open_subject(tmp_path / "ffnet", Shown(), CPU), Choice(0)).isfinite().all()
-    with pytest.raises(ValueError, match="generated: la-ginr cannot generate"):
+    with pytest.raises(ValueError, match="la-ginr cannot generate; expected one of"):
         open_subject(tmp_path / "la-ginr", Shown(generated=True), CPU)
+    data = DataOptions(data=tmp_path)
+    for name, given, message in (
+        ("la-ginr", Shown(support_views=2), "support_views: is of no use to la-ginr"),
+        ("la-ginr", Shown(fit=FitOptions(unseen=True)), "unseen: is of no use to la-ginr"),
+        ("la-ginr", Shown(sampling=SamplingOptions(steps=5)), "steps: is of no use to la-ginr"),
+        ("learned-init", Shown(support_views=2), "set fit_views and fit_steps"),
+        ("inrct", Shown(True, source=data), "data: is of no use to samples of inrct"),
+        ("ffnet", Shown(source=data), "data: is of no use to ffnet"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_subject(tmp_path / name, given, CPU)
+    with pytest.raises(ValueError, match="support_views: expected a positive integer, got 0"):
+        Shown(support_views=0)
+    few, more = (
+        open_subject(tmp_path / "learned-init", Shown(fit=FitOptions(fit_steps=steps)), CPU)
+        for steps in (1, 3)
+    )
+    assert not torch.equal(few.state(Choice(0)), more.state(Choice(0)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -457,6 +588,20 @@ def test_mistakes_of_the_command(tmp_path: Path, monkeypatch, capsys) -> None:
     assert "device: 'abacus' cannot be used here" in said("--device", "abacus", "--port", 0)
     monkeypatch.setitem(__import__("sys").modules, "viser", None)
     assert "viser is not installed; pip install 'ginr-fast[" in said()
+
+
+def test_addresses_are_written_as_urls_have_them() -> None:
+    pytest.importorskip("viser")
+    from ginr_fast.viewer.server import Viewer, check_free
+
+    try:
+        check_free("::1", 0)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    instances = Instances("images", 1, lambda number: torch.zeros(1))
+    subject = ImageSubject("image", instances, lambda latent: latent, CPU, torch.zeros_like, 8)
+    with Viewer(subject, "::1", 0) as viewer:
+        assert viewer.url == f"http://[::1]:{viewer.port}"
 
 
 def test_an_interrupt_ends_it_cleanly(tmp_path: Path, monkeypatch, capsys) -> None:

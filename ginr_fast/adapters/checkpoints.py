@@ -15,6 +15,7 @@ from ginr_fast.adapters.anr import frequencies, output_map
 from ginr_fast.adapters.published_files import content_of
 from ginr_fast.adapters.published_tensors import Tensors, some
 from ginr_fast.decoders.anr import AnrDecoder
+from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.published import check_published
 
 if TYPE_CHECKING:  # needs what comes with [train] only
@@ -146,8 +147,7 @@ class AnrOptions:
 
     def __post_init__(self) -> None:
         for name in ("coord_dim", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
 
 
 def anr_arguments(state: Mapping[str, Tensor], options: AnrOptions | None = None) -> dict[str, Any]:

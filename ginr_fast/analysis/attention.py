@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from ginr_fast.analysis.locality import check_tokens
 from ginr_fast.coords import CoordinateGrid
+from ginr_fast.decoders.anr import AnrDecoder
 from ginr_fast.decoders.arguments import check_inputs
 from ginr_fast.decoders.locality_aware import LocalityAwareDecoder
 from ginr_fast.encoders import LatentEncoder, PatchTokenizer, TransformerBlock
+from ginr_fast.ops.anr_decode.reference import threshold_weights
 from ginr_fast.ops.coordinates import normalised, written_out
 from ginr_fast.ops.locality_decode.reference import fourier_features
 from ginr_fast.systems.image_inr import ImageInr
@@ -34,27 +36,30 @@ def token_attention(
 
     softmax over the tokens of (W_Q q + b_Q)·(W_K z_r + b_K) / √d_h, q the query feature of the
     coordinate: the weights of LA-GINR's selective token aggregation (arXiv 2310.05624, equations
-    4 and 5), in float32 (float64 for a decoder of that dtype).
+    4 and 5), in float32 (float64 for a decoder of that dtype). Of an ANR q is the Fourier features
+    themselves, there are no biases, and a threshold τ makes of the weights max(p − τ, 0),
+    normalised (Attention Beats Linear, ECCV 2024).
 
     Args:
-        decoder: a :class:`ginr_fast.LocalityAwareDecoder`.
+        decoder: a :class:`ginr_fast.LocalityAwareDecoder` or a :class:`ginr_fast.AnrDecoder`.
         coords: ``(B, ..., c)``, ``(..., c)`` shared by the batch, or a grid.
         tokens: ``(B, R, token_dim)``.
         chosen: only these tokens are returned; the softmax is over all.
 
     Returns:
-        ``(B, H, ..., R)``, or as many as chosen in place of R; a row of all tokens sums to 1.
+        ``(B, H, ..., R)``, or as many as chosen in place of R; a row of all tokens sums to 1, or to
+        0 where a threshold leaves nothing.
 
     Raises:
         TypeError: a decoder without cross-attention, or an argument of the wrong kind.
         ValueError: another shape, or a number that no token has.
     """
-    if not isinstance(decoder, LocalityAwareDecoder):
+    if not isinstance(decoder, LocalityAwareDecoder | AnrDecoder):
         raise TypeError(
-            "decoder: expected cross-attention over tokens (LocalityAwareDecoder), "
+            "decoder: expected cross-attention over tokens (LocalityAwareDecoder, AnrDecoder), "
             f"got {type(decoder).__name__}"
         )
-    parameter = decoder.query_feature.weight
+    parameter = decoder.query_projection.weight
     check_inputs(coords, tokens, parameter, decoder.coord_dim, decoder.token_dim)
     if chosen is not None:
         check_tokens(chosen, tokens.shape[1])
@@ -63,18 +68,37 @@ def token_attention(
     where, grid_shape, shape = normalised(coords, batch, parameter.device, dtype)
     points = written_out(where, grid_shape)
     keys = decoder.keys_and_values(tokens)[0].to(dtype) * decoder.head_dim**-0.5
-    weights = decoder.weights().to_dtype(dtype)
-    assert weights.projection_weight is not None and weights.projection_bias is not None
+    queries = _queries(decoder, dtype)
+    threshold = decoder.threshold if isinstance(decoder, AnrDecoder) else 0.0
     parts = []
     for part in points.split(_BLOCK, dim=1):
-        gamma = fourier_features(part, weights.query_frequencies).to(dtype)
-        feature = F.linear(gamma, weights.query_weight, weights.query_bias).relu()
-        query = F.linear(feature, weights.projection_weight, weights.projection_bias)
-        query = query.unflatten(-1, (decoder.heads, decoder.head_dim)).transpose(1, 2)
+        query = queries(part).unflatten(-1, (decoder.heads, decoder.head_dim)).transpose(1, 2)
         attention = torch.softmax(query @ keys.transpose(-1, -2), dim=-1)
+        if threshold:
+            attention = threshold_weights(attention, threshold)
         parts.append(attention if chosen is None else attention[..., list(chosen)])
     found = torch.cat(parts, dim=2)
     return found.reshape(batch, decoder.heads, *shape[1:], found.shape[-1])
+
+
+def _queries(
+    decoder: LocalityAwareDecoder | AnrDecoder, dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    """Of points ``(B, N, c)`` the queries of all heads, ``(B, N, H·d_h)``."""
+    if isinstance(decoder, AnrDecoder):
+        frequencies = decoder.frequencies
+        projection = decoder.query_projection.weight.to(dtype)
+        return lambda points: F.linear(fourier_features(points, frequencies).to(dtype), projection)
+    weights = decoder.weights().to_dtype(dtype)
+    weight, bias = weights.projection_weight, weights.projection_bias
+    assert weight is not None and bias is not None
+
+    def project(points: Tensor) -> Tensor:
+        gamma = fourier_features(points, weights.query_frequencies).to(dtype)
+        feature = F.linear(gamma, weights.query_weight, weights.query_bias).relu()
+        return F.linear(feature, weight, bias)
+
+    return project
 
 
 def block_attention(block: TransformerBlock, stream: Tensor) -> Tensor:

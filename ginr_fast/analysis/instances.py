@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -47,6 +48,24 @@ class FitOptions:
             check_count(name, getattr(self, name), optional=True)
 
 
+@dataclass(frozen=True)
+class KnownInstances:
+    """All instances of a trained model, whose latents are found when they are asked for.
+
+    Args:
+        model: without gradients, in evaluation mode.
+        count: how many.
+        what: they are, in words.
+        latents: of their numbers, from 0, the latents ``(n, context_dim)``, on the model's device;
+            ValueError for a number that none has.
+    """
+
+    model: Mnif
+    count: int
+    what: str
+    latents: Callable[[Sequence[int]], torch.Tensor]
+
+
 class Instances(NamedTuple):
     """Instances of a trained model.
 
@@ -61,11 +80,12 @@ class Instances(NamedTuple):
     what: str
 
 
-def load_mnif(path: Path | str) -> tuple[Mnif, MnifRecipe, Saved]:
+def load_mnif(path: Path | str | Saved) -> tuple[Mnif, MnifRecipe, Saved]:
     """A trained mNIF by itself, without its data; on the CPU, in evaluation mode.
 
     Args:
-        path: the folder of a run, a .pt checkpoint, or exported .safetensors.
+        path: the folder of a run, a .pt checkpoint, or exported .safetensors; or what
+            :func:`~ginr_fast.training.checkpoints.load_saved` gave of it.
 
     Returns:
         The model, its recipe (of an export, as much as the file holds), and the file's contents.
@@ -74,7 +94,7 @@ def load_mnif(path: Path | str) -> tuple[Mnif, MnifRecipe, Saved]:
         FileNotFoundError: nothing there.
         CheckpointError: damaged, or of another system.
     """
-    saved = load_saved(path)
+    saved = path if isinstance(path, Saved) else load_saved(path)
     kind = SYSTEMS.get(saved.system, (None, None))[0]
     if kind is None or not issubclass(kind, MnifRecipe):
         raise CheckpointError(f"{saved.path}: expected a trained mNIF, got {saved.system}")
@@ -92,18 +112,13 @@ def load_mnif(path: Path | str) -> tuple[Mnif, MnifRecipe, Saved]:
     return model.eval(), recipe, saved
 
 
-def load_instances(
-    path: Path | str,
-    chosen: Sequence[int],
-    options: FitOptions,
-    source: DataOptions,
-    device: torch.device,
-) -> Instances:
-    """Instances of a run; its data is opened only where latents have to be fitted.
+def open_instances(
+    path: Path | str | Saved, options: FitOptions, source: DataOptions, device: torch.device
+) -> KnownInstances:
+    """The instances of a run; its data is opened only where latents have to be fitted.
 
     Args:
-        path: the folder of a run, a .pt checkpoint, or exported .safetensors.
-        chosen: numbers of instances, from 0.
+        path: as :func:`load_mnif` takes it.
         options: where their latents come from.
         source: the data that held-out instances are of.
         device: where the model shall be.
@@ -111,19 +126,50 @@ def load_instances(
     Raises:
         FileNotFoundError: nothing there.
         CheckpointError: damaged, or of another system.
-        ValueError: a number that no instance has.
+    """
+    model, _, saved = load_mnif(path)
+    kept = saved.weights.get(_LATENTS)
+    if kept is None or options.unseen:
+        task = restored(saved, source, device)
+        assert isinstance(task, MnifTask)
+        held_out: Any = task.held_out  # type: ignore[attr-defined]  # every kind has some
+        model = task.mnif.requires_grad_(False)
+        find = partial(fitted, task, options=options)
+        return KnownInstances(model, len(held_out), "held-out instances", find)
+    latents, what = kept.to(device), "training instances"
+
+    def take(chosen: Sequence[int]) -> torch.Tensor:
+        check_numbers(chosen, len(latents), what)
+        return latents[list(chosen)]
+
+    return KnownInstances(model.to(device).requires_grad_(False), len(latents), what, take)
+
+
+def load_instances(
+    path: Path | str | Saved,
+    chosen: Sequence[int],
+    options: FitOptions,
+    source: DataOptions,
+    device: torch.device,
+) -> Instances:
+    """Some instances of a run.
+
+    Args:
+        path: see :func:`open_instances`, as the others.
+        chosen: numbers of instances, from 0.
+        options: see there.
+        source: see there.
+        device: see there.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        CheckpointError: damaged, or of another system.
+        ValueError: none, or a number that no instance has.
     """
     if not chosen:
         raise ValueError("instances: expected at least one")
-    model, recipe, saved = load_mnif(path)
-    kept = saved.weights.get(_LATENTS)
-    if kept is not None and not options.unseen:
-        check_numbers(chosen, len(kept), "training instances")
-        return Instances(model.to(device), kept[list(chosen)].to(device), "training instances")
-    task = restored(saved, source, device)
-    assert isinstance(task, MnifTask)
-    latents = fitted(task, chosen, options)
-    return Instances(task.mnif.requires_grad_(False), latents, "held-out instances")
+    found = open_instances(path, options, source, device)
+    return Instances(found.model, found.latents(chosen), found.what)
 
 
 def run_folder(checkpoint: Path) -> Path:

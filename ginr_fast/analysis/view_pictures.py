@@ -177,17 +177,26 @@ def scene_focal(scene: Scene) -> float:
     return vertical / scene.images.shape[1]
 
 
+def check_support(scene: Scene, count: int) -> None:
+    """Refuse more support views than evaluation, whose views they are, can take of a scene.
+
+    Raises:
+        ValueError: it leaves no view to predict.
+    """
+    if count >= len(scene.images):
+        raise ValueError(
+            f"support_views: expected less than the {len(scene.images)} views that scene "
+            f"{scene.name} has, got {count}"
+        )
+
+
 def _encoded(
     task: ViewsTask, index: int, *, support: SupportOptions, samples: int | None, depth: bool
 ) -> KnownScene:
     """A scene as its support views tell, after test-time optimisation if it is asked for."""
     count = support.support_views or task.recipe.support
     scene = task.held_out.scene(index)
-    if count >= len(scene.images):  # evaluation, whose views these are, leaves one to predict
-        raise ValueError(
-            f"support_views: expected less than the {len(scene.images)} views that scene "
-            f"{scene.name} has, got {count}"
-        )
+    check_support(scene, count)
     known = task.known(index, count)
     (part,) = task.instance(known, count, support.fitting).parts
     given = (known.support_images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()

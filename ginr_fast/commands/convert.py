@@ -14,12 +14,22 @@ from tyro.conf import Positional, arg
 from ginr_fast.adapters.checkpoints import ANR_SYSTEM, AnrOptions
 from ginr_fast.adapters.published_tensors import some
 from ginr_fast.commands import common
+from ginr_fast.ops.checks import check_count
+from ginr_fast.options import refuse_set
 from ginr_fast.systems.mnif import Modality
 
 if TYPE_CHECKING:  # needs what comes with [train] only
     from ginr_fast.training.checkpoints import Saved
 
 Code = Literal["trans-inr", "ginr-ipc"]
+
+# Options that checkpoints have a use for, by whose code they are of.
+_USES = {
+    "mnif": ("modality", "w0", "coefficients", "averaged"),
+    "anr": ("anr", "averaged"),
+    "trans-inr": ("config", "averaged"),
+    "ginr-ipc": ("config", "views", "averaged"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,7 @@ class ConvertArguments:
         if self.out.suffix not in (".safetensors", ".pt"):
             raise ValueError(f"out: expected a .safetensors or .pt file, got {self.out.name}")
         common.check_out(self.out)
-        if self.views is not None and self.views < 1:
-            raise ValueError(f"views: expected at least 1, got {self.views}")
+        check_count("views", self.views, optional=True)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -83,6 +92,10 @@ def _from_published(given: ConvertArguments) -> str:
     from ginr_fast.training.recipes import as_plain
 
     published = read_published(given.checkpoint, given.averaged)
+    uses = _USES[published.kind]
+    if published.kind == "mnif" and given.modality == "image":
+        uses += ("image_size",)
+    refuse_set(given, f"is of no use for a checkpoint of {published.kind}", but=uses)
     lines = []
     if published.kind == "anr":
         decoder = anr_decoder(published.state, given.anr)
@@ -144,6 +157,8 @@ def _to_published(given: ConvertArguments) -> str:
     from ginr_fast.training.checkpoints import load_saved
 
     saved = load_saved(given.checkpoint)
+    uses = ("code", "views") if saved.system in TOKEN_SYSTEMS else ()
+    refuse_set(given, f"is of no use for a published checkpoint of {saved.system}", but=uses)
     if saved.system in TOKEN_SYSTEMS:
         return write_published(saved, given.out, given.code, given.views)
     state, source = _published_state(saved)

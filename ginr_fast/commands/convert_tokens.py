@@ -14,7 +14,7 @@ from ginr_fast.adapters.ginr_ipc_export import to_ginr_ipc
 from ginr_fast.adapters.token_checkpoints import TokenModel
 from ginr_fast.adapters.trans_inr_checkpoints import load_trans_inr, to_trans_inr
 from ginr_fast.data.views import ViewConfig
-from ginr_fast.files import replace_atomically
+from ginr_fast.files import replace_atomically, replace_text
 from ginr_fast.ops.checks import check_count
 from ginr_fast.systems.audio_inr import AudioIpc
 from ginr_fast.systems.ipc import Ipc
@@ -144,7 +144,9 @@ def write_published(saved: Saved, out: Path, code: str | None, views: int | None
         What was written, in words.
 
     Raises:
-        CheckpointError: the weights do not fit. ValueError: something the code has not, by name.
+        CheckpointError: the weights do not fit.
+        ValueError: something the code has not, by name; or another configuration lies where that
+            of the file would.
     """
     model = _model(saved)
     if isinstance(model, (TransInr, TransInrViews)) and code != "ginr-ipc":
@@ -158,12 +160,13 @@ def write_published(saved: Saved, out: Path, code: str | None, views: int | None
     import yaml
 
     exported, beside = to_ginr_ipc(model, views), out.with_suffix(".yaml")
-    text = yaml.safe_dump(exported.config, sort_keys=False).encode()
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(text)
-
-    replace_atomically(beside, write)
+    text = yaml.safe_dump(exported.config, sort_keys=False)
+    if beside.exists() and beside.read_bytes() != text.encode():
+        raise ValueError(
+            f"out: {beside} exists, where the configuration of {out.name} would be written; name "
+            "another file, or move that one away"
+        )
+    replace_text(beside, text)
     content = {"state_dict": exported.state}
     replace_atomically(out, lambda temporary: torch.save(content, temporary))
     return (

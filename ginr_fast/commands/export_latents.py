@@ -56,10 +56,10 @@ def main(arguments: Sequence[str]) -> None:
     given = common.parse(ExportLatentsArguments, arguments, "export-latents")
     from ginr_fast.generation.latents import About
     from ginr_fast.generation.latents_writer import write_latents
+    from ginr_fast.progress import progress_bar
     from ginr_fast.training.checkpoints import load_saved
     from ginr_fast.training.latent_export import instances_of, joined, stage_of, weights_digest
     from ginr_fast.training.tasks import restored
-    from ginr_fast.training.tasks.made import progress_bar
 
     saved = load_saved(given.checkpoint)
     task = restored(saved, given.source, common.best_device())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from ginr_fast.analysis.instances import FitOptions, run_folder
 from ginr_fast.analysis.pictures import CameraOptions
 from ginr_fast.commands import common
 from ginr_fast.generation.sampling import SamplingOptions
+from ginr_fast.options import refuse_set
 from ginr_fast.training.tasks.base import DataOptions
 
 if TYPE_CHECKING:
@@ -63,11 +64,9 @@ class InterpolateArguments:
                 f"steps, size: expected at least 2 and 1, got {self.steps} and {self.size}"
             )
         unused = (self.fit, self.source) if self.generated else (self.sampling,)
+        instead = "of instances, without" if self.generated else "of samples, with"
         for options in unused:
-            for each in fields(options):
-                if getattr(options, each.name) != each.default:
-                    instead = "of instances, without" if self.generated else "of samples, with"
-                    raise ValueError(f"{each.name}: only {instead} --generated")
+            refuse_set(options, f"only {instead} --generated")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from ginr_fast.analysis.instances import FitOptions
 from ginr_fast.commands import common
 from ginr_fast.generation.sampling import SamplingOptions
+from ginr_fast.ops.checks import check_count
 from ginr_fast.training.tasks.base import DataOptions
 
 
@@ -52,8 +53,7 @@ class ViewArguments:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
             raise ValueError(f"port: expected 0 to 65535, got {self.port}")
-        if self.rows < 1:
-            raise ValueError(f"rows: expected a positive integer, got {self.rows}")
+        check_count("rows", self.rows)
 
 
 def main(arguments: Sequence[str]) -> None:

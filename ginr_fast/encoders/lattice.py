@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from ginr_fast.ops.checks import check_count
+
 
 def lattice_places(count: int) -> torch.Tensor:
     """``count`` places spread over the square [-1, 1]², ``(count, 2)`` float32, row and column.
@@ -13,7 +15,11 @@ def lattice_places(count: int) -> torch.Tensor:
     Args:
         count: on a square lattice if it is a square number, else evenly along the rows of the next
             larger one.
+
+    Raises:
+        ValueError: not even one.
     """
+    check_count("count", count)
     rows = math.isqrt(count - 1) + 1
     nodes = (torch.arange(count) * (rows * rows) / count).floor()
     places = torch.stack([nodes // rows, nodes % rows], -1)

@@ -34,11 +34,12 @@ class Generator(NamedTuple):
     saved: Saved
 
 
-def load_generative(path: Path | str, device: torch.device | str = "cpu") -> Generator:
+def load_generative(path: Path | str | Saved, device: torch.device | str = "cpu") -> Generator:
     """A trained generative model by itself, without its data.
 
     Args:
-        path: the folder of a run, a .pt checkpoint, or exported .safetensors.
+        path: the folder of a run, a .pt checkpoint, or exported .safetensors; or what
+            :func:`~ginr_fast.training.checkpoints.load_saved` gave of it.
         device: where the model shall be.
 
     Raises:
@@ -46,7 +47,7 @@ def load_generative(path: Path | str, device: torch.device | str = "cpu") -> Gen
         CheckpointError: damaged, without what it needs, or of a system that cannot generate; the
             message lists those that can.
     """
-    saved = load_saved(path)
+    saved = path if isinstance(path, Saved) else load_saved(path)
     if saved.system in LATENT_DIFFUSION_SYSTEMS:
         model: Any = load_latent_diffusion(saved)
     elif saved.system in _INRCT:

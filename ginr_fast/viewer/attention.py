@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from ginr_fast.analysis.attention import token_attention
 from ginr_fast.decoders.anr import AnrDecoder
 from ginr_fast.decoders.locality_aware import LocalityAwareDecoder
-from ginr_fast.ops.anr_decode.reference import threshold_weights
-from ginr_fast.ops.locality_decode.reference import fourier_features
 
 _CELL = 10
 _SIDE = 80  # of a head, at least
@@ -57,33 +55,9 @@ def attention_of(decoder: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | Non
         Of coordinates ``(N, d)`` and tokens ``(1, R, token_dim)`` the attention ``(heads, N, R)``;
         None of a decoder that does not attend.
     """
-    if isinstance(decoder, LocalityAwareDecoder):
+    if isinstance(decoder, LocalityAwareDecoder | AnrDecoder):
         return lambda coords, tokens: token_attention(decoder, coords, tokens)[0]
-    if isinstance(decoder, AnrDecoder):
-        return lambda coords, tokens: anr_attention(decoder, coords, tokens)
     return None
-
-
-@torch.no_grad()
-def anr_attention(decoder: AnrDecoder, coords: Tensor, tokens: Tensor) -> Tensor:
-    """How much of its attention each coordinate gives to each token of an ANR, head by head.
-
-    p = softmax(q·k/√d_h), then max(p − τ, 0) normalised to sum 1 where there is a threshold
-    (Attention Beats Linear, ECCV 2024).
-
-    Args:
-        decoder: the decoder.
-        coords: ``(N, d)``.
-        tokens: ``(1, R, token_dim)``.
-
-    Returns:
-        ``(heads, N, R)``.
-    """
-    keys = decoder.keys_and_values(tokens)[0][0] * decoder.head_dim**-0.5
-    gamma = fourier_features(coords, decoder.frequencies).to(keys.dtype)
-    queries = decoder.query_projection(gamma).unflatten(-1, (decoder.heads, decoder.head_dim))
-    weights = (queries.transpose(0, 1) @ keys.transpose(-1, -2)).softmax(-1)
-    return threshold_weights(weights, decoder.threshold) if decoder.threshold else weights
 
 
 def alike(attention: Tensor, looked: Looked) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from ginr_fast.rays import look_at, pixel_rays
+from ginr_fast.rays import orbit_poses, pixel_rays
 
 Vector = tuple[float, float, float]
 Quaternion = tuple[float, float, float, float]
@@ -103,37 +103,5 @@ def field_of_view(focal: float) -> float:
 
 def orbit_position(radius: float, azimuth: float, elevation: float) -> Vector:
     """Where a camera is that looks at the origin, for angles in degrees as in orbits."""
-    turn, rise = math.radians(azimuth), math.radians(elevation)
-    flat = radius * math.cos(rise)
-    return flat * math.cos(turn), flat * math.sin(turn), radius * math.sin(rise)
-
-
-def camera_at(position: Vector, fov: float) -> Camera:
-    """A camera that looks at the origin, +z upwards.
-
-    Args:
-        position: not the origin.
-        fov: vertical field of view, radians.
-    """
-    axes = look_at(torch.tensor(position, dtype=torch.float64))[:3, :3]
-    right, up, back = axes.unbind(1)
-    return Camera(position, _quaternion(torch.stack([right, -up, -back], 1)), fov)
-
-
-def _quaternion(matrix: torch.Tensor) -> Quaternion:
-    """The unit quaternion of a rotation, w not negative."""
-    # The largest of the four squares is at least a quarter: nothing small is divided by.
-    m = matrix.tolist()
-    diagonal = [m[0][0], m[1][1], m[2][2]]
-    squares = [1 + sum(diagonal)] + [1 + 2 * own - sum(diagonal) for own in diagonal]
-    largest = max(range(4), key=squares.__getitem__)
-    differences = [m[2][1] - m[1][2], m[0][2] - m[2][0], m[1][0] - m[0][1]]
-    if largest == 0:
-        parts = [squares[0], *differences]
-    else:
-        i = largest - 1
-        parts = [differences[i], *(m[i][j] + m[j][i] for j in range(3))]
-        parts[largest] = squares[largest]
-    length = math.copysign(math.hypot(*parts), parts[0])
-    w, x, y, z = (part / length for part in parts)
-    return w, x, y, z
+    x, y, z = orbit_poses(1, radius, elevation, start=azimuth)[0, :3, 3].tolist()
+    return x, y, z

@@ -11,7 +11,7 @@ import viser
 from ginr_fast.viewer.attention import Looked, looked_at
 from ginr_fast.viewer.cameras import Vector
 from ginr_fast.viewer.progress import Pace, fitted
-from ginr_fast.viewer.session import PictureSession
+from ginr_fast.viewer.session import Clicked, PictureSession
 from ginr_fast.viewer.subjects import ImageSubject
 from ginr_fast.viewer.windows import (
     NEAREST,
@@ -43,7 +43,6 @@ class ImageSession(PictureSession[Window]):
         pace: Pace,
         finest: int,
     ) -> None:
-        self._point: tuple[float, float] | None = None
         self._held: tuple[float, float] | None = None
         super().__init__(client, subject, worker, pace, finest)
         with self.panel.view_folder:
@@ -102,12 +101,16 @@ class ImageSession(PictureSession[Window]):
     def draw(self, state: Any, view: Window, height: int, width: int, rows: slice) -> torch.Tensor:
         return self.subject.draw(state, view, height, width, rows)
 
+    def decoded(self, view: Window, height: int, width: int, rows: slice) -> int:
+        return self.subject.decoded(view, height, width, rows)
+
     def marked(self, pixels: np.ndarray, view: Window) -> np.ndarray:
         self._say_zoom(view)
-        if self._point is None:
+        if self.clicked is None:
             return pixels
+        row, column = self.clicked.coords
         height, width = pixels.shape[:2]
-        across, down = view.place(*self._point)
+        across, down = view.place(row, column)
         return ringed(pixels, down * height, across * width, max(2.0, height / 60))
 
     def _say_zoom(self, view: Window) -> None:
@@ -116,21 +119,21 @@ class ImageSession(PictureSession[Window]):
             pixels = self.client.camera.image_height * view.zoom / self.subject.size
             self._enlarged.value = f"{pixels:.3g}x"
 
-    def attention(
-        self, state: Any, view: Window, place: tuple[float, float]
-    ) -> tuple[str, Looked, torch.Tensor] | None:
+    def point(self, view: Window, place: tuple[float, float]) -> Clicked | None:
         row, column = view.at(place)
         if max(abs(row), abs(column)) > 1:
             return None
+        return Clicked(f"Row {row:+.3f}, column {column:+.3f}", (row, column))
+
+    def attention(self, state: Any, view: Window, clicked: Clicked) -> tuple[Looked, torch.Tensor]:
         device, attention = self.subject.device, self.subject.attention
         assert attention is not None
-        self._point = row, column
         height, width = fitted(_SHARED_ROWS, round(_SHARED_ROWS * self.aspect), _SHARED_ROWS)
         points = view.coords(height, width, slice(0, height), device).tensor()
-        point = torch.tensor([[row, column]], device=device)
+        point = torch.tensor([clicked.coords], device=device)
         looked, shared = looked_at(attention, state, points, point)
         shared[(points.abs() > 1).any(-1)] = 0
-        return f"Row {row:+.3f}, column {column:+.3f}", looked, shared
+        return looked, shared
 
 
 def ringed(pixels: np.ndarray, row: float, column: float, radius: float) -> np.ndarray:

@@ -10,12 +10,20 @@ import torch
 from torch import Tensor
 
 from ginr_fast.analysis.decoded import decoder_of, own_size, shown_by
-from ginr_fast.analysis.instances import FitOptions, fitted, load_mnif
+from ginr_fast.analysis.instances import FitOptions, open_instances
 from ginr_fast.analysis.pictures import image_decoder
-from ginr_fast.analysis.view_pictures import SCENE_SYSTEMS, scene_focal, scene_radius
+from ginr_fast.analysis.view_pictures import (
+    SCENE_SYSTEMS,
+    SupportOptions,
+    check_support,
+    scene_focal,
+    scene_radius,
+)
 from ginr_fast.data.cars import FOCAL
 from ginr_fast.data.order import spread
 from ginr_fast.generation.sampling import Between, SamplingOptions
+from ginr_fast.ops.checks import check_count
+from ginr_fast.options import refuse_set
 from ginr_fast.systems.ffnet import Ffnet
 from ginr_fast.systems.fitted import view_of
 from ginr_fast.systems.latent_diffusion import LatentDiffusion
@@ -24,8 +32,15 @@ from ginr_fast.systems.mnif import Mnif
 from ginr_fast.systems.radiance_views import RadianceViews
 from ginr_fast.systems.view_synthesis import ViewInr
 from ginr_fast.training.checkpoints import CheckpointError, Saved, load_saved
-from ginr_fast.training.generative import GENERATIVE_SYSTEMS, load_generative
-from ginr_fast.training.recipes import AudioIpcRecipe, FfnetRecipe, MnifRecipe, from_plain
+from ginr_fast.training.generative import load_generative
+from ginr_fast.training.recipes import (
+    AudioIpcRecipe,
+    FfnetRecipe,
+    LearnedInitImagesRecipe,
+    LearnedInitScenesRecipe,
+    MnifRecipe,
+    from_plain,
+)
 from ginr_fast.training.tasks import SYSTEMS, Task, restored
 from ginr_fast.training.tasks.base import DataOptions
 from ginr_fast.training.tasks.images import ImagesTask
@@ -33,7 +48,6 @@ from ginr_fast.training.tasks.inrct_images import InrctImagesTask
 from ginr_fast.training.tasks.latent_diffusion import LATENT_DIFFUSION_SYSTEMS
 from ginr_fast.training.tasks.learned_init_images import LearnedInitImagesTask
 from ginr_fast.training.tasks.learned_init_scenes import LearnedInitScenesTask
-from ginr_fast.training.tasks.mnif import MnifTask
 from ginr_fast.training.tasks.views import ViewsTask
 from ginr_fast.viewer.attention import attention_of
 from ginr_fast.viewer.subjects import (
@@ -45,7 +59,6 @@ from ginr_fast.viewer.subjects import (
     Subject,
 )
 
-_KEPT_LATENTS = "latents.weight"
 _SAMPLES = 10_000
 
 
@@ -68,6 +81,19 @@ class Shown:
     support_views: int | None = None
     source: DataOptions = field(default_factory=DataOptions)
 
+    def __post_init__(self) -> None:
+        check_count("support_views", self.support_views, optional=True)
+
+    def only(self, system: str, *used: str) -> None:
+        """Refuse options other than those that a system has a use for.
+
+        Raises:
+            ValueError: names the first.
+        """
+        if "fit" in used:
+            SupportOptions(self.support_views).refuse(system, "set fit_views and fit_steps")
+        refuse_set(self, f"is of no use to {system}", but=("generated", *used))
+
 
 def open_subject(path: Path | str, shown: Shown, device: torch.device) -> Subject[Any]:
     """A trained model with its instances.
@@ -89,30 +115,30 @@ def open_subject(path: Path | str, shown: Shown, device: torch.device) -> Subjec
             f"{saved.path}: {saved.system} has nothing to see; expected a model of images, of "
             "scenes or of shapes"
         )
-    if shown.support_views is not None and shown.support_views < 1:
-        raise ValueError(f"support_views: expected a positive integer, got {shown.support_views}")
     if shown.generated or saved.system in LATENT_DIFFUSION_SYSTEMS:
-        return _generated(path, saved, shown.sampling, device)
+        model = load_generative(saved, device).model.requires_grad_(False)
+        shown.only(f"samples of {saved.system}", "sampling")
+        return _generated(model, saved.system, shown.sampling, device)
     if issubclass(kind, FfnetRecipe):
+        shown.only(saved.system)
         return _ffnet(saved, device)
     if issubclass(kind, MnifRecipe):
-        return _mnif(path, saved, shown, device)
+        shown.only(saved.system, "fit", "source")
+        return _mnif(saved, shown, device)
+    fits = issubclass(kind, LearnedInitImagesRecipe | LearnedInitScenesRecipe)
+    encodes = saved.system in SCENE_SYSTEMS and not fits
+    used = ("fit",) if fits else ("support_views",) if encodes else ()
+    shown.only(saved.system, "source", *used)
     task = restored(saved, shown.source, device)
     task.model.requires_grad_(False)
     if saved.system in SCENE_SYSTEMS:
         return _scenes(task, saved.system, shown)
-    return _images(task, saved.system)
+    return _images(task, saved.system, shown.fit.fit_steps)
 
 
 def _generated(
-    path: Path | str, saved: Saved, options: SamplingOptions, device: torch.device
+    model: Any, system: str, options: SamplingOptions, device: torch.device
 ) -> Subject[Any]:
-    if saved.system not in GENERATIVE_SYSTEMS:
-        raise ValueError(
-            f"generated: {saved.system} cannot generate; "
-            f"expected one of {', '.join(GENERATIVE_SYSTEMS)}"
-        )
-    model = load_generative(path, device).model.requires_grad_(False)
     model.evaluations(options)  # refuses options that the model does not have
 
     def draw(number: int) -> Tensor:
@@ -127,14 +153,14 @@ def _generated(
     instances = Instances("samples", _SAMPLES, draw, None if straight else between)
     decoder = decoder_of(model)
     if isinstance(decoder, Mnif):
-        return _of_mnif(decoder, saved.system, instances, own_size(model), device)
+        return _of_mnif(decoder, system, instances, own_size(model), device)
     if shown_by(model) == "image":
-        return _tokens_image(decoder, saved.system, instances, own_size(model), device)
+        return _tokens_image(decoder, system, instances, own_size(model), device)
     config = decoder.config
-    return _of_views(decoder, saved.system, instances, config.camera_distance, config.focal, device)
+    return _of_views(decoder, system, instances, config.camera_distance, config.focal, device)
 
 
-def _images(task: Task, system: str) -> Subject[Any]:
+def _images(task: Task, system: str, fit_steps: int | None) -> Subject[Any]:
     assert isinstance(task, ImagesTask | InrctImagesTask | LearnedInitImagesTask)
     held_out, device = task.held_out, task.device
     model: Any = task.model
@@ -146,7 +172,7 @@ def _images(task: Task, system: str) -> Subject[Any]:
         init = task.model
 
         def fit(number: int) -> Tensor:
-            return init.adapt(init.image_samples(image(number)))
+            return init.adapt(init.image_samples(image(number)), fit_steps)
 
         instances = Instances("held-out images", len(held_out), fit)
         size = task.recipe.image_size
@@ -169,14 +195,13 @@ def _scenes(task: Task, system: str, shown: Shown) -> Subject[Any]:
     if isinstance(task, ViewsTask):
         views = task
         support = shown.support_views or views.recipe.support
+        check_support(first, support)
 
         def encode(number: int) -> Tensor:
             return views.tokens(views.known(number, support), support)
 
         instances = Instances("held-out scenes", len(task.held_out), encode)
         return _of_views(task.model, system, instances, radius, focal, task.device)
-    if shown.support_views is not None:
-        raise ValueError(f"support_views: is for view synthesis, not for {system}; set fit_views")
     fitting, options = task, shown.fit
 
     def fit(number: int) -> Tensor:
@@ -231,25 +256,11 @@ def _of_views(
     )
 
 
-def _mnif(path: Path | str, saved: Saved, shown: Shown, device: torch.device) -> Subject[Any]:
-    if shown.support_views is not None:
-        raise ValueError(
-            f"support_views: is for view synthesis, not for {saved.system}; set fit_views"
-        )
-    kept = saved.weights.get(_KEPT_LATENTS)
-    if kept is not None and not shown.fit.unseen:
-        latents, model = kept.to(device), load_mnif(path)[0].to(device)
-        instances = Instances("training instances", len(latents), lambda n: latents[n : n + 1])
-    else:
-        task = restored(saved, shown.source, device)
-        assert isinstance(task, MnifTask)
-        held_out: Any = task.held_out  # type: ignore[attr-defined]  # every kind has some
-        model = task.mnif
-        instances = Instances(
-            "held-out instances", len(held_out), lambda n: fitted(task, [n], shown.fit)
-        )
+def _mnif(saved: Saved, shown: Shown, device: torch.device) -> Subject[Any]:
+    known = open_instances(saved, shown.fit, shown.source, device)
+    instances = Instances(known.what, known.count, lambda n: known.latents([n]))
     size = saved.recipe.get("image_size")
-    return _of_mnif(model, saved.system, instances, size, device)
+    return _of_mnif(known.model, saved.system, instances, size, device)
 
 
 def _of_mnif(

@@ -15,6 +15,9 @@ from ginr_fast.viewer.progress import Pace, ladder
 Draw = Callable[[int, int, slice], torch.Tensor]
 """Of a picture's height, width and some of its rows the colours ``(rows, width, 3)`` in [0, 1]."""
 
+Decoded = Callable[[int, int, slice], int]
+"""Of the same how many pixels are decoded, and not merely filled."""
+
 
 class Frame(NamedTuple):
     """A whole picture.
@@ -32,7 +35,9 @@ class Frame(NamedTuple):
     last: bool
 
 
-def paint(draw: Draw, height: int, width: int, pace: Pace) -> Iterator[Frame | None]:
+def paint(
+    draw: Draw, height: int, width: int, pace: Pace, decoded: Decoded | None = None
+) -> Iterator[Frame | None]:
     """Draw a picture again and again, each time finer.
 
     Args:
@@ -40,6 +45,8 @@ def paint(draw: Draw, height: int, width: int, pace: Pace) -> Iterator[Frame | N
         height: of the finest picture, in pixels.
         width: of it.
         pace: says how much is drawn in a step, and learns from it.
+        decoded: what is decoded of it; all pixels if None. What nothing is decoded of says nothing
+            about the pace.
 
     Yields:
         After each step a picture if it is done, else None. The first step always gives one.
@@ -54,7 +61,10 @@ def paint(draw: Draw, height: int, width: int, pace: Pace) -> Iterator[Frame | N
             start = time.perf_counter()
             parts.append(to_frames(draw(rows, columns, part)[None])[0])
             seconds = time.perf_counter() - start
-            pace.measured((part.stop - part.start) * columns, seconds)
+            every = (part.stop - part.start) * columns
+            points = every if decoded is None else decoded(rows, columns, part)
+            if points:
+                pace.measured(points, seconds)
             row, taken = part.stop, taken + seconds
             if row < rows:
                 yield None

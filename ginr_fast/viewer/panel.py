@@ -80,6 +80,7 @@ class Panel:
         for handle in (self._first, self._second, self._share):
             handle.on_update(lambda _: changed())
         self._tokens: tuple[Any, ...] = ()
+        self._hint = ""
 
     @property
     def choice(self) -> Choice:
@@ -98,6 +99,7 @@ class Panel:
         Args:
             text: what to click, until then.
         """
+        self._hint = text
         gui = self.client.gui
         blank = np.full((1, 1, 3), 255, np.uint8)
         with gui.add_folder("Tokens"):
@@ -118,3 +120,10 @@ class Panel:
         for handle, picture in zip(pictures, (tokens, shared), strict=True):
             handle.image = picture
             handle.visible = True
+
+    def hide_tokens(self) -> None:
+        """Show what to click again."""
+        words, *pictures = self._tokens
+        words.content = self._hint
+        for handle in pictures:
+            handle.visible = False

@@ -11,7 +11,7 @@ import viser
 from ginr_fast.viewer.attention import Looked, looked_at
 from ginr_fast.viewer.cameras import Camera, field_of_view, orbit_position
 from ginr_fast.viewer.progress import Pace, fitted
-from ginr_fast.viewer.session import PictureSession
+from ginr_fast.viewer.session import Clicked, PictureSession
 from ginr_fast.viewer.subjects import SceneSubject
 from ginr_fast.viewer.worker import Worker
 
@@ -85,15 +85,16 @@ class SceneSession(PictureSession[Camera]):
         samples = int(self._samples.value)
         return self.subject.draw(state, view, height, width, rows, samples)
 
-    def attention(
-        self, state: Any, view: Camera, place: tuple[float, float]
-    ) -> tuple[str, Looked, torch.Tensor] | None:
+    def point(self, view: Camera, place: tuple[float, float]) -> Clicked:
+        coords = self.subject.coords
+        assert coords is not None
+        words = f"A ray clicked at {100 * place[0]:.0f} % across, {100 * place[1]:.0f} % down"
+        return Clicked(words, tuple(coords(*view.ray(place, self.aspect))[0].tolist()))
+
+    def attention(self, state: Any, view: Camera, clicked: Clicked) -> tuple[Looked, torch.Tensor]:
         device, coords, attention = self.subject.device, self.subject.coords, self.subject.attention
         assert coords is not None and attention is not None
         height, width = fitted(_SHARED_ROWS, round(_SHARED_ROWS * self.aspect), _SHARED_ROWS)
         points = coords(*view.rays(height, width, slice(0, height), device))
-        point = coords(*(part.to(device) for part in view.ray(place, self.aspect)))
-        every = points.unflatten(0, (height, width))
-        looked, shared = looked_at(attention, state, every, point)
-        words = f"{100 * place[0]:.0f} % across, {100 * place[1]:.0f} % down"
-        return words, looked, shared
+        point = torch.tensor([clicked.coords], device=device)
+        return looked_at(attention, state, points.unflatten(0, (height, width)), point)

@@ -59,7 +59,7 @@ class Viewer:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints addresses of its own
             self.server = viser.ViserServer(host, port, label="ginr_fast", verbose=False)
         self.port = self.server.get_port()
-        self.url = f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{self.port}"
+        self.url = f"http://{_written(host)}:{self.port}"
         self.worker = Worker(self._failed)
         self._set_stage()
         self.server.on_client_connect(self._joined)
@@ -127,11 +127,18 @@ class Viewer:
             session.close()
 
     def _failed(self, key: Hashable, error: Exception) -> None:
-        print(f"ginr-fast: {type(error).__name__}: {error}", file=sys.stderr)
         with self._lock:
             session = self.sessions.get(key[0])  # type: ignore[index]  # see session.PICTURE
         if session is not None:
             session.failed(error)
+        print(f"ginr-fast: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _written(host: str) -> str:
+    """An address as URLs have it."""
+    if host in ("0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def check_free(host: str, port: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Generator, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ginr_fast.viewer.cameras import Vector
 from ginr_fast.viewer.painting import Frame, paint
 from ginr_fast.viewer.panel import Panel
 from ginr_fast.viewer.progress import FrameClock, Pace, fitted
-from ginr_fast.viewer.subjects import Subject
+from ginr_fast.viewer.subjects import Choice, Subject
 from ginr_fast.viewer.worker import Worker
 
 PICTURE, TOKENS = "picture", "tokens"
@@ -26,6 +26,18 @@ PICTURE, TOKENS = "picture", "tokens"
 
 _QUALITY_MOVING, _QUALITY_STILL = 80, 95
 View = TypeVar("View")
+
+
+class Clicked(NamedTuple):
+    """A point whose tokens are shown.
+
+    Args:
+        words: where it is.
+        coords: of it, those that attention is of.
+    """
+
+    words: str
+    coords: tuple[float, ...]
 
 
 class Session(ABC):
@@ -57,6 +69,16 @@ class Session(ABC):
         """Tell the client what went wrong."""
         text = f"{type(error).__name__}: {error}"
         self.client.add_notification("This could not be drawn", text, color="red")
+
+    def found(self, choice: Choice) -> Generator[None, None, Any]:
+        """What an instance is decoded from, after a step if it must be looked for.
+
+        That can take long and cannot be dropped; whatever is chosen meanwhile takes its place.
+        """
+        if not self.subject.ready(choice):
+            self.panel.still.value = "finding the instance"
+            yield None
+        return self.subject.state(choice)
 
     @property
     def file_name(self) -> str:
@@ -113,6 +135,8 @@ class PictureSession(Session, Generic[View]):
     ) -> None:
         self.pace = pace
         self.frame: Frame | None = None
+        self.clicked: Clicked | None = None
+        self._told: object = None  # what the tokens that are shown are of
         super().__init__(client, subject, worker, finest)
 
     def start(self) -> None:
@@ -128,20 +152,27 @@ class PictureSession(Session, Generic[View]):
     def draw(self, state: Any, view: View, height: int, width: int, rows: slice) -> torch.Tensor:
         """Some rows of a picture, ``(rows, width, 3)``."""
 
+    def decoded(self, view: View, height: int, width: int, rows: slice) -> int:
+        """How many pixels of what :meth:`draw` gives are decoded."""
+        return (rows.stop - rows.start) * width
+
     @abstractmethod
-    def attention(
-        self, state: Any, view: View, place: tuple[float, float]
-    ) -> tuple[str, Looked, torch.Tensor] | None:
-        """What a place of the picture looks at.
+    def point(self, view: View, place: tuple[float, float]) -> Clicked | None:
+        """The point at a place of the picture; None if nothing is there.
+
+        Args:
+            view: what is seen.
+            place: across and down, from (0, 0) to (1, 1).
+        """
+
+    @abstractmethod
+    def attention(self, state: Any, view: View, clicked: Clicked) -> tuple[Looked, torch.Tensor]:
+        """What a point looks at, and how much of it the whole picture shares, ``(H, W)``.
 
         Args:
             state: of the instance.
-            view: what is seen.
-            place: across and down, from (0, 0) to (1, 1).
-
-        Returns:
-            The place in words, its attention, and how much of it the whole picture shares,
-            ``(H, W)``; None of a place that shows nothing.
+            view: what is seen; the point may lie outside.
+            clicked: the point.
         """
 
     def marked(self, pixels: np.ndarray, view: View) -> np.ndarray:
@@ -155,19 +186,21 @@ class PictureSession(Session, Generic[View]):
         return max(1, camera.image_width) / max(1, camera.image_height)
 
     def steps(self) -> Iterator[object]:
-        camera, view = self.client.camera, self.view()
-        if not self.subject.ready(self.panel.choice):
-            self.panel.still.value = "finding the instance"
-        state = self.subject.state(self.panel.choice)
+        camera, view, choice = self.client.camera, self.view(), self.panel.choice
+        state = yield from self.found(choice)
         height, width = fitted(camera.image_height, camera.image_width, self.panel.finest)
 
         def draw(height: int, width: int, rows: slice) -> torch.Tensor:
             return self.draw(state, view, height, width, rows)
 
-        for frame in paint(draw, height, width, self.pace):
+        def decoded(height: int, width: int, rows: slice) -> int:
+            return self.decoded(view, height, width, rows)
+
+        for frame in paint(draw, height, width, self.pace, decoded):
             if frame is not None:
                 self._deliver(frame, view)
             yield None
+        self._tell(state, view, choice)
 
     def _deliver(self, frame: Frame, view: View) -> None:
         self.frame = frame
@@ -198,14 +231,25 @@ class PictureSession(Session, Generic[View]):
             self.worker.submit(key, self._look(event.screen_pos))
 
     def _look(self, place: tuple[float, float]) -> Iterator[object]:
-        view, state = self.view(), self.subject.state(self.panel.choice)
-        found = self.attention(state, view, place)
-        if found is not None:
-            where, looked, shared = found
-            picture = heat(shared.float().cpu().numpy())
-            self.panel.show_tokens(f"{where}. {described(looked)}", token_map(looked), picture)
-            self.refresh()
-        yield None
+        view, choice = self.view(), self.panel.choice
+        state = yield from self.found(choice)
+        self.clicked = self.point(view, place)
+        if self.clicked is None:
+            self._told = None
+            self.panel.hide_tokens()
+        self._tell(state, view, choice)
+        self.refresh()
+
+    def _tell(self, state: Any, view: View, choice: Choice) -> None:
+        """Show the tokens of the point that was clicked, if others are shown."""
+        about = self.clicked, choice.plain, view, self.aspect
+        if self.clicked is None or about == self._told:
+            return
+        looked, shared = self.attention(state, view, self.clicked)
+        words = f"{self.clicked.words}. {described(looked)}"
+        picture = heat(shared.float().cpu().numpy())
+        self.panel.show_tokens(words, token_map(looked), picture)
+        self._told = about
 
 
 def _duration(seconds: float) -> str:

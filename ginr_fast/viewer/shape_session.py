@@ -29,7 +29,7 @@ class ShapeSession(Session):
         self.refresh()
 
     def steps(self) -> Iterator[object]:
-        weights = self.subject.state(self.panel.choice)
+        weights = yield from self.found(self.panel.choice)
         for voxels in _VOXELS:
             start = time.perf_counter()
             mesh = self.subject.mesh(weights, voxels)

@@ -96,7 +96,11 @@ class Subject(Generic[State]):
     def ready(self, choice: Choice) -> bool:
         """Whether :meth:`state` need not look for an instance first."""
         first, second, _ = choice = choice.plain
-        return choice in self._states or {first, second} <= set(self._found)
+        if choice in self._states:
+            return True
+        if first != second and self.instances.between is not None:
+            return False
+        return {first, second} <= set(self._found)
 
     def state(self, choice: Choice) -> State:
         """What an instance is decoded from; some are kept.
@@ -169,7 +173,7 @@ class ImageSubject(Subject[State]):
         """
         where = window.coords(height, width, rows, self.device)
         picture = torch.full((*where.shape, 3), _AROUND, device=self.device)
-        inside = [_span(axis) for axis in where.axes]
+        inside = _inside(where)
         axes = tuple(axis[span] for axis, span in zip(where.axes, inside, strict=True))
         down, across = (len(axis) for axis in axes)
         if down and across:
@@ -180,6 +184,11 @@ class ImageSubject(Subject[State]):
             ]
             picture[inside[0], inside[1]] = torch.cat(parts)  # grey becomes three channels
         return picture
+
+    def decoded(self, window: Window, height: int, width: int, rows: slice) -> int:
+        """How many pixels of what :meth:`draw` gives are of the image."""
+        down, across = _inside(window.coords(height, width, rows))
+        return (down.stop - down.start) * (across.stop - across.start)
 
 
 class March(NamedTuple):
@@ -320,6 +329,11 @@ def _kept(cache: OrderedDict[Key, Value], key: Key, make: Callable[[], Value]) -
             cache.popitem(last=False)
     cache.move_to_end(key)
     return cache[key]
+
+
+def _inside(where: CoordinateGrid) -> list[slice]:
+    """Which rows and columns of a grid lie in the image."""
+    return [_span(axis) for axis in where.axes]
 
 
 def _span(axis: Tensor) -> slice:

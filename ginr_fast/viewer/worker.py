@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 
 import torch
 
+_PATIENCE = 1.0  # seconds
 Steps = Iterator[object]
 
 
 class Worker:
     """Runs requests step by step on a thread of its own.
 
-    A request is an iterator: each step of it is short, and between two of them it can be dropped.
+    A request is an iterator: between two steps of it, it can be dropped. Whatever else is asked
+    for waits for the step that runs, so that steps should be short.
     It belongs to a key, such as a client and what it asks for; a newer request of the same key
     takes its place. The first step of a request is always run if nothing newer has come before it
     was its turn, so that something is drawn however often requests come. Keys take turns.
@@ -22,7 +26,8 @@ class Worker:
     Steps run without gradients, unless they ask for them.
 
     Args:
-        failed: called on the thread with the key and what a step raised; its request ends.
+        failed: called on the thread with the key and what a step raised; its request ends. What it
+            raises itself is ignored, and after :meth:`stop` it is not called any more.
     """
 
     def __init__(self, failed: Callable[[Hashable, Exception], None]) -> None:
@@ -62,7 +67,11 @@ class Worker:
             )
 
     def stop(self) -> None:
-        """Drop everything and end the thread."""
+        """Drop everything and end the thread.
+
+        It ends after the step that runs. One that takes longer than a second is interrupted, which
+        takes until its next line of Python; if that takes long, too, the thread is left to it.
+        """
         with self._changed:
             self._ended = True
             self._waiting.clear()
@@ -70,10 +79,13 @@ class Worker:
             self._turns.clear()
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(_PATIENCE)
+            if self._thread.is_alive():
+                _interrupt(self._thread)
+                self._thread.join(_PATIENCE)
 
     def _run(self) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.suppress(SystemExit):  # see _interrupt
             while (turn := self._next()) is not None:
                 self._step(*turn)
 
@@ -97,7 +109,9 @@ class Worker:
             more = False
         except Exception as error:
             more = False
-            self._failed(key, error)
+            if not self._ended:
+                with contextlib.suppress(Exception):  # who would hear of it may be gone
+                    self._failed(key, error)
         with self._changed:
             current = self._running.get(key) is steps
             if current and more:
@@ -106,3 +120,10 @@ class Worker:
             elif current:
                 del self._running[key]
             self._changed.notify_all()
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    """End a thread as ``sys.exit`` in it would; a process that ends while one computes aborts."""
+    assert thread.ident is not None
+    number, reason = ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(number, reason)

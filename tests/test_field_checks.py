@@ -116,7 +116,7 @@ def test_sparse_tensors_are_refused():
     ("coords", "batch", "shape"),
     [
         (torch.rand(0, 5, 2), 0, (0, 5, 3)),
-        (torch.rand(5, 2), 0, (0, 5, 3)),
+        (torch.zeros(5, 2), 0, (0, 5, 3)),
         (ginr_fast.grid(3, 4), 0, (0, 3, 4, 3)),
         (torch.rand(2, 0, 2), 2, (2, 0, 3)),
         (torch.rand(1, 0, 2), 2, (2, 0, 3)),
@@ -252,7 +252,7 @@ def test_opcheck(kind, backend):
     coords = make_coords("one set" if kind == "one set" else "points", 2, 6, 3).requires_grad_()
     weights = make_weights(spec, 2).requires_grad_()
     directions = torch.randn(2, 6, 3).requires_grad_() if kind == "views" else None
-    arguments = coords, weights, directions, spec.key, backend
+    arguments = coords, weights, directions, [], spec.key, backend
     torch.library.opcheck(torch.ops.ginr_fast.field_mlp.default, arguments)
     grad = torch.randn(2, 6, spec.out_dim, requires_grad=True)
     needed = ["coords", "weights", *(["directions"] if directions is not None else [])]

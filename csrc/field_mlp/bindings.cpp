@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "common/addresses.h"
@@ -45,16 +46,37 @@ Problem make_problem(int64_t coord_dim, int64_t out_dim, int64_t width, int64_t 
 }
 
 cpu::Batch batch_of(const Problem& problem, int64_t batch, int64_t count, bool shared) {
-  return {problem.field, problem.frequencies(), batch, count, shared, problem.field.parameters()};
+  return {problem.field, problem.frequencies(), batch, count, shared, {},
+          problem.field.parameters()};
+}
+
+// The same on a grid (no shape: none), whose axes lie one after the other.
+cpu::Batch batch_of(const Problem& problem, int64_t batch, int64_t count, bool shared,
+                    const std::vector<int64_t>& shape, const float* axes) {
+  cpu::Batch all = batch_of(problem, batch, count, shared);
+  const int64_t dims = static_cast<int64_t>(shape.size());
+  if (dims == 0) return all;
+  int64_t points = 1;
+  for (int64_t size : shape) points *= size;
+  if (dims > kMostGridDims || dims != all.field.coord_dim || points != count ||
+      all.field.frequencies == 0) {
+    throw std::invalid_argument("grid: not of this field and these points");
+  }
+  all.grid.dims = dims;
+  std::copy(shape.begin(), shape.end(), all.grid.shape);
+  all.grid.axes = axes;
+  return all;
 }
 
 void bind_cpu(py::module_& module) {
   module.def("field_mlp_cpu_float32",
              [](const Problem& problem, int64_t batch, int64_t count, bool shared,
-                uintptr_t weights, uintptr_t coords, uintptr_t out, int threads) {
+                const std::vector<int64_t>& grid, uintptr_t weights, uintptr_t coords,
+                uintptr_t out, int threads) {
                py::gil_scoped_release release;
-               cpu::forward(batch_of(problem, batch, count, shared), pointer<const float>(weights),
-                            pointer<const float>(coords), pointer<float>(out), threads);
+               const float* places = pointer<const float>(coords);
+               cpu::forward(batch_of(problem, batch, count, shared, grid, places),
+                            pointer<const float>(weights), places, pointer<float>(out), threads);
              });
   module.def("field_mlp_cpu_bfloat16",
              [](const Problem& problem, int64_t batch, int64_t count, bool shared,
@@ -67,11 +89,12 @@ void bind_cpu(py::module_& module) {
              });
   module.def("field_mlp_backward_cpu_float32",
              [](const Problem& problem, int64_t batch, int64_t count, bool shared,
-                uintptr_t weights, uintptr_t coords, uintptr_t grad, uintptr_t grad_weights,
-                uintptr_t grad_coords, int threads) {
+                const std::vector<int64_t>& grid, uintptr_t weights, uintptr_t coords,
+                uintptr_t grad, uintptr_t grad_weights, uintptr_t grad_coords, int threads) {
                py::gil_scoped_release release;
-               cpu::backward(batch_of(problem, batch, count, shared), pointer<const float>(weights),
-                             pointer<const float>(coords), pointer<const float>(grad),
+               const float* places = pointer<const float>(coords);
+               cpu::backward(batch_of(problem, batch, count, shared, grid, places),
+                             pointer<const float>(weights), places, pointer<const float>(grad),
                              pointer<float>(grad_weights), pointer<float>(grad_coords), threads);
              });
   module.def("field_mlp_second_cpu_float32",

@@ -1,7 +1,6 @@
 // A field on a block of samples: forward, and backward from what the forward kept.
 //
-// Samples lie along the vectors: an array of activations is [feature][kSamples]. Weights are
-// broadcast from the packed row as they are. A block that is not full is padded with samples at 0
+// Activations are [feature][kSamples] (layer.h). A block that is not full is padded with samples at 0
 // whose gradients are 0.
 //
 // forward     a_0 = encoding(v),  a_{l+1} = f(W_l a_l + b_l)
@@ -9,15 +8,11 @@
 //             dL/da_l = W_l^T d_l
 #pragma once
 
-#include "common/field_layout.h"
-#include "common/vector_math.h"
-#include "field_mlp/job.h"
-#include "field_mlp/product.h"
+#include "field_mlp/grid_block.h"
+#include "field_mlp/layer.h"
 
 namespace ginr {
 namespace GINR_SIMD {
-
-constexpr int64_t kSamples = kFieldSamples;
 
 // What the forward keeps of a block for its backward, cut out of one array.
 struct Kept {
@@ -33,49 +28,28 @@ struct Kept {
   }
 };
 
-// One layer: out = f(W in + b); `slope` gets f' if wanted (of ReLU only if not null).
-template <Activation F, bool Slope>
-inline void layer(const Product& job, const float* bias, float w0, int64_t rows, float* out,
-                  float* slope) {
-  product(
-      job, rows, kSamples,
-      [=](int64_t r) { return all(bias == nullptr ? 0.0f : bias[r]); },
-      [=](int64_t r, int64_t c, int64_t, Floats sum) {
-        float* to = out + r * kSamples + c;
-        if (F == Activation::relu) {
-          Floats::max(all(0.0f), sum).store(to);
-          if (Slope && slope != nullptr) {
-            Floats::where_not_positive(sum, all(0.0f), all(1.0f)).store(slope + r * kSamples + c);
-          }
-        } else if (F == Activation::sine && Slope) {
-          Floats s, cosine;
-          sine_cosine(sum * all(w0), s, cosine);
-          s.store(to);
-          (cosine * all(w0)).store(slope + r * kSamples + c);
-        } else if (F == Activation::sine) {
-          sine(sum * all(w0)).store(to);
-        } else {
-          sum.store(to);
-        }
-      });
-}
+// Where the samples of a block are.
+struct Points {
+  const float* coords;  // [d][kSamples]; or null: `count` points of a grid from number `first` on
+  const FieldGrid* grid = nullptr;
+  const float* tables = nullptr;
+  int64_t first = 0, count = 0;
+};
 
-// The features of a block of coordinates [d][kSamples]. Phases are formed from frequencies in two
-// parts and with the rounding error of their product: a phase of a thousand radians keeps 1e-7.
-inline void encode(const Field& field, const Frequencies& frequencies, const float* coords,
-                   float* features) {
-  const int64_t n = field.frequencies, half = field.coord_dim * n;
-  for (int64_t i = 0; i < field.coord_dim; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      const Floats high = all(frequencies.high[j]), low = all(frequencies.low[j]);
-      float* cosines = features + (i * n + j) * kSamples;
-      for (int64_t c = 0; c < kSamples; c += Floats::width) {
-        const Floats v = Floats::load(coords + i * kSamples + c);
-        Floats s, cosine;
-        sine_cosine_of_product(v, high, low, s, cosine);
-        cosine.store(cosines + c);
-        s.store(cosines + half * kSamples + c);
-      }
+// a_1 of a grid's points, and f' after the first layer.
+template <bool Slope>
+inline void grid_layer(const Field& field, const Points& points, float* out, float* slope) {
+  add_tables(*points.grid, field.width, points.tables, points.first, points.count, out);
+  for (int64_t i = 0; i < field.width * kSamples; i += Floats::width) {
+    const Floats sum = Floats::load(out + i);
+    switch (field.activation) {
+      case Activation::relu:
+        activate_sum<Activation::relu, Slope>(sum, field.w0, out + i, nullptr);
+        break;
+      case Activation::sine:
+        activate_sum<Activation::sine, Slope>(sum, field.w0, out + i, slope + i);
+        break;
+      default: break;
     }
   }
 }
@@ -88,57 +62,23 @@ inline const float* first_input(const Field& field, const Frequencies& frequenci
   return features;
 }
 
-// W_l in, and W_l^T in; `room` is for `in` as the tiles take it.
-inline Product forward_product(const Field& field, const FieldWeights& weights, int64_t l,
-                               const float* in, uint16_t* room) {
-  const uint16_t* split = weights.split == nullptr || !has_split(field, l)
-                              ? nullptr
-                              : weights.split + split_weight(field, l);
-  const int64_t columns = field.columns(l);
-  return {weights.row + field.weight(l), columns, 1, in, kSamples, columns, split, room};
-}
-inline Product backward_product(const Field& field, const FieldWeights& weights, int64_t l,
-                                const float* in, uint16_t* room) {
-  const uint16_t* split = weights.split == nullptr || !has_split(field, l)
-                              ? nullptr
-                              : weights.split + split_transpose(field, l);
-  return {weights.row + field.weight(l), 1, field.columns(l), in, kSamples, field.rows(l), split,
-          room};
-}
-
-inline const float* bias_of(const Field& field, const float* weights, int64_t l) {
-  return field.bias ? weights + field.bias_at(l) : nullptr;
-}
-
-template <bool Slope>
-inline void run_layer(const Field& field, const FieldWeights& weights, int64_t l, const float* in,
-                      float* out, float* slope, uint16_t* room) {
-  const Product job = forward_product(field, weights, l, in, room);
-  const float* bias = bias_of(field, weights.row, l);
-  switch (field.activation_after(l)) {
-    case Activation::relu:
-      layer<Activation::relu, Slope>(job, bias, field.w0, field.rows(l), out, slope);
-      break;
-    case Activation::sine:
-      layer<Activation::sine, Slope>(job, bias, field.w0, field.rows(l), out, slope);
-      break;
-    default:
-      layer<Activation::none, Slope>(job, bias, field.w0, field.rows(l), out, slope);
-  }
-}
-
-// Values [out_dim][kSamples] at coordinates [d][kSamples]. Scratch: forward_floats(field).
+// Values [out_dim][kSamples]. Scratch: forward_floats(field).
 inline void forward_block(const Field& field, const Frequencies& frequencies,
-                          const FieldWeights& weights, const float* coords, float* out,
+                          const FieldWeights& weights, const Points& points, float* out,
                           float* scratch) {
   uint16_t* room = reinterpret_cast<uint16_t*>(scratch);
   float* features = scratch + room_floats(field);
   float* here = features + field.input_dim() * kSamples;
   float* there = here + field.width * kSamples;
-  const float* in = first_input(field, frequencies, coords, features);
+  const bool grid = points.coords == nullptr;
+  const float* in = grid ? nullptr : first_input(field, frequencies, points.coords, features);
   for (int64_t l = 0; l < field.layers(); ++l) {
     float* to = l + 1 == field.layers() ? out : here;
-    run_layer<false>(field, weights, l, in, to, nullptr, room);
+    if (l == 0 && grid) {
+      grid_layer<false>(field, points, to, nullptr);
+    } else {
+      run_layer<false>(field, weights, l, in, to, nullptr, room);
+    }
     in = here;
     here = there;
     there = const_cast<float*>(in);
@@ -148,80 +88,26 @@ inline void forward_block(const Field& field, const Frequencies& frequencies,
 // The same, keeping what the backward needs in kept_floats(field) numbers; `out` may be changed
 // afterwards, `out_slope` has f' after the last layer. Scratch: room_floats(field).
 inline void forward_block_keeping(const Field& field, const Frequencies& frequencies,
-                                  const FieldWeights& weights, const float* coords, float* out,
+                                  const FieldWeights& weights, const Points& points, float* out,
                                   float* out_slope, const Kept& kept, float* scratch) {
   uint16_t* room = reinterpret_cast<uint16_t*>(scratch);
-  const float* in = first_input(field, frequencies, coords, kept.input(0));
+  const bool grid = points.coords == nullptr;
+  const float* in =
+      grid ? nullptr : first_input(field, frequencies, points.coords, kept.input(0));
   if (field.frequencies == 0) {
-    __builtin_memcpy(kept.input(0), coords,
+    __builtin_memcpy(kept.input(0), points.coords,
                      static_cast<size_t>(field.coord_dim * kSamples) * sizeof(float));
   }
   for (int64_t l = 0; l < field.layers(); ++l) {
     const bool last = l + 1 == field.layers();
     float* to = last ? out : kept.input(l + 1);
     float* slope = last ? out_slope : field.activation == Activation::sine ? kept.slope(l) : nullptr;
-    run_layer<true>(field, weights, l, in, to, slope, room);
+    if (l == 0 && grid) {
+      grid_layer<true>(field, points, to, slope);
+    } else {
+      run_layer<true>(field, weights, l, in, to, slope, room);
+    }
     in = to;
-  }
-}
-
-// x[rows][kSamples] as t[kSamples][rows], rows padded to whole vectors in `stride`.
-inline void transpose(const float* x, int64_t rows, float* t, int64_t stride) {
-  // Row tiles of one cache line: writes go to kSamples lines that stay in the first-level cache.
-  for (int64_t r0 = 0; r0 < rows; r0 += 16) {
-    const int64_t end = r0 + 16 < rows ? r0 + 16 : rows;
-    for (int64_t s = 0; s < kSamples; ++s) {
-      for (int64_t r = r0; r < end; ++r) t[s * stride + r] = x[r * kSamples + s];
-    }
-  }
-}
-
-// into (rows, columns) += d a^T, with room for a^T in `turned`.
-inline void add_outer(const float* d, int64_t rows, const float* a, int64_t columns, float* turned,
-                      float* into) {
-  transpose(a, columns, turned, columns);
-  product(
-      {d, kSamples, 1, turned, columns, kSamples}, rows, columns,
-      [](int64_t) { return all(0.0f); },
-      [=](int64_t r, int64_t c, int64_t n, Floats sum) {
-        float* to = into + r * columns + c;
-        if (n == Floats::width) {
-          (Floats::load(to) + sum).store(to);
-        } else {
-          (Floats::load_first(to, n) + sum).store_first(to, n);
-        }
-      });
-}
-
-#if defined(GINR_SIMD_HAS_TILES)
-// The same on tiles, with room for both operands as they take them.
-inline void add_outer_of_tiles(const float* d, int64_t rows, const float* a, int64_t columns,
-                               uint16_t* room, float* into) {
-  uint16_t* of_d = room + split_size(columns, kSamples);
-  tiles::pack<kFieldParts, true>({a, kSamples, 1}, columns, kSamples, room);
-  for (int64_t r0 = 0; r0 < rows; r0 += kPanelRows) {
-    const int64_t count = rows - r0 < kPanelRows ? rows - r0 : kPanelRows;
-    tiles::pack<kFieldParts, false>({d + r0 * kSamples, kSamples, 1}, count, kSamples, of_d);
-    tiles::multiply<kFieldParts>(of_d, count, room, columns, kSamples,
-                                 [=](int64_t r, int64_t c, int64_t n, Floats sum) {
-                                   float* to = into + (r0 + r) * columns + c;
-                                   if (n == Floats::width) {
-                                     (Floats::load(to) + sum).store(to);
-                                   } else {
-                                     (Floats::load_first(to, n) + sum).store_first(to, n);
-                                   }
-                                 });
-  }
-}
-#endif
-
-inline void add_row_sums(const float* d, int64_t rows, float* into) {
-  for (int64_t r = 0; r < rows; ++r) {
-    Floats total = Floats::load(d + r * kSamples);
-    for (int64_t c = Floats::width; c < kSamples; c += Floats::width) {
-      total = total + Floats::load(d + r * kSamples + c);
-    }
-    into[r] += total.sum();
   }
 }
 
@@ -250,30 +136,15 @@ inline void through_activation(const Field& field, const Kept& kept, const float
   }
 }
 
-// dL/dv from dL/d(features).
-inline void encode_backward(const Field& field, const Frequencies& frequencies,
-                            const float* features, const float* grad, float* grad_coords) {
-  const int64_t n = field.frequencies, half = field.coord_dim * n * kSamples;
-  for (int64_t i = 0; i < field.coord_dim; ++i) {
-    for (int64_t c = 0; c < kSamples; c += Floats::width) {
-      Floats total = all(0.0f);
-      for (int64_t j = 0; j < n; ++j) {
-        const int64_t at = (i * n + j) * kSamples + c;
-        const Floats slope = Floats::load(features + at) * Floats::load(grad + half + at) -
-                             Floats::load(features + half + at) * Floats::load(grad + at);
-        total = Floats::fma(all(frequencies.high[j]), slope, total);
-      }
-      total.store(grad_coords + i * kSamples + c);
-    }
-  }
-}
-
 // Adds a block's share to grad_weights (null: not wanted) and writes grad_coords [d][kSamples]
-// (null: not wanted). `grad` [out_dim][kSamples] is overwritten.
+// (null: not wanted). Of a grid's points, the gradient of the first layer's weights is added to
+// `table_grads` instead. `grad` [out_dim][kSamples] is overwritten.
 // Scratch: backward_floats(field).
 inline void backward_block(const Field& field, const Frequencies& frequencies,
-                           const FieldWeights& weights, const float* out_slope, const Kept& kept,
-                           float* grad, float* grad_weights, float* grad_coords, float* scratch) {
+                           const FieldWeights& weights, const Points& points,
+                           const float* out_slope, const Kept& kept, float* grad,
+                           float* grad_weights, float* table_grads, float* grad_coords,
+                           float* scratch) {
   const int64_t widest = widest_of(field);
   uint16_t* room = reinterpret_cast<uint16_t*>(scratch);
   float* turned = scratch + room_floats(field);  // a_l transposed: [kSamples][columns]
@@ -285,15 +156,19 @@ inline void backward_block(const Field& field, const Frequencies& frequencies,
     through_activation(field, kept, out_slope, l, d);
     if (grad_weights != nullptr) {
       float* into = grad_weights + field.weight(l);
+      if (field.bias) add_row_sums(d, rows, grad_weights + field.bias_at(l));
+      if (l == 0 && points.coords == nullptr) {
+        add_to_tables(*points.grid, field.width, d, points.first, points.count, table_grads);
+        return;
+      }
 #if defined(GINR_SIMD_HAS_TILES)
       if (weights.split != nullptr && has_split(field, l)) {
         add_outer_of_tiles(d, rows, kept.input(l), columns, room, into);
       } else
 #endif
       {
-        add_outer(d, rows, kept.input(l), columns, turned, into);
+        add_outer(d, rows, kept.input(l), columns, turned, into, columns);
       }
-      if (field.bias) add_row_sums(d, rows, grad_weights + field.bias_at(l));
     }
     if (l == 0 && grad_coords == nullptr) return;
     float* to = l == 0 && field.frequencies == 0 ? grad_coords : here;
@@ -305,22 +180,6 @@ inline void backward_block(const Field& field, const Frequencies& frequencies,
     there = d;
   }
   if (field.frequencies > 0) encode_backward(field, frequencies, kept.input(0), d, grad_coords);
-}
-
-// count <= kSamples rows (d) at `coords` as [d][kSamples], padded with 0.
-inline void gather(const float* coords, int64_t dim, int64_t count, float* block) {
-  for (int64_t i = 0; i < dim; ++i) {
-    float* row = block + i * kSamples;
-    for (int64_t s = 0; s < count; ++s) row[s] = coords[s * dim + i];
-    for (int64_t s = count; s < kSamples; ++s) row[s] = 0.0f;
-  }
-}
-
-// [d][kSamples] to count rows (d).
-inline void scatter(const float* block, int64_t dim, int64_t count, float* rows) {
-  for (int64_t i = 0; i < dim; ++i) {
-    for (int64_t s = 0; s < count; ++s) rows[s * dim + i] = block[i * kSamples + s];
-  }
 }
 
 }  // namespace GINR_SIMD

@@ -4,6 +4,7 @@
 
 #include "common/parallel.h"
 #include "common/scratch.h"
+#include "field_mlp/grid.h"
 #include "field_mlp/packed_weights.h"
 
 namespace ginr {
@@ -45,6 +46,26 @@ void sum_parts(const float* sums, int64_t batch, int64_t parts, int64_t paramete
 
 namespace {
 
+// The tables of instances on a batch's grid, (count, table_floats); null where there is no grid.
+// They stay valid until the calling thread asks for others.
+const float* make_tables(const Batch& batch, const Instances& some, const float* weights,
+                         int threads) {
+  if (batch.grid.dims == 0) return nullptr;
+  static thread_local Scratch t_tables;
+  const Field& field = batch.field;
+  const int64_t blocks = table_blocks(batch.grid), size = field.width * kFieldSamples;
+  float* tables = t_tables.floats(some.count * blocks * size);
+  parallel_for(some.count * blocks, threads, [&](int64_t index) {
+    const TablePlaces places = places_of_block(batch.grid, index % blocks);
+    const float* row = weights + (some.first + index / blocks) * batch.weight_row;
+    const TableTask task{field, batch.frequencies, row, places.axis, places.count,
+                         places.positions, tables + index * size,
+                         t_scratch.floats(table_scratch(field))};
+    GINR_SIMD_CALL(field_table, task);
+  });
+  return tables;
+}
+
 // Calls body(task, instance, out) for the samples of instances in turn; `out` counts values.
 template <class Body>
 void over_samples(const Batch& batch, const Instances& some, const float* coords, int64_t scratch,
@@ -58,7 +79,11 @@ void over_samples(const Batch& batch, const Instances& some, const float* coords
     task.field = field;
     task.frequencies = batch.frequencies;
     task.weights = {nullptr, nullptr};
-    task.coords = coords + ((batch.shared ? 0 : b * batch.count) + first) * field.coord_dim;
+    const int64_t row = (batch.shared ? 0 : b * batch.count) + first;
+    task.coords = batch.grid.dims > 0 ? nullptr : coords + row * field.coord_dim;
+    task.grid = batch.grid;
+    task.tables = nullptr;
+    task.first = first;
     task.count = std::min(samples, batch.count - first);
     task.out = nullptr;
     task.scratch = t_scratch.floats(scratch);
@@ -72,9 +97,13 @@ void forward(const Batch& batch, const float* weights, const float* coords, floa
              int threads) {
   over_weights(batch.field, weights, batch.batch, batch.count, false, threads,
                [&](const Instances& some, const PackedWeights& packed) {
+    const float* tables = make_tables(batch, some, weights, threads);
     over_samples(batch, some, coords, task_forward_floats(batch.field), threads,
                  [&](FieldTask& task, int64_t b, int64_t at) {
       task.weights = packed.of(b);
+      if (tables != nullptr) {
+        task.tables = tables + (b - some.first) * table_floats(batch.field, batch.grid);
+      }
       task.out = out + at;
       GINR_SIMD_CALL(field_forward, task);
     });
@@ -101,7 +130,8 @@ bool forward_bf16(const Batch& batch, const uint16_t* weights, const float* coor
 namespace {
 
 // Cuts the samples of every instance into parts and calls body(instance, first, count, its weights,
-// row), where `row` is what the part adds its weight gradient to, or null; then sums the parts.
+// its tables, row), where `row` is what the part adds its weight gradient to, or null; then sums the
+// parts.
 template <class Body>
 void over_parts(const Batch& batch, const float* weights, bool transposed, float* grad_weights,
                 int threads, const Body& body) {
@@ -116,12 +146,15 @@ void over_parts(const Batch& batch, const float* weights, bool transposed, float
   }
   over_weights(batch.field, weights, batch.batch, batch.count, transposed, threads,
                [&](const Instances& some, const PackedWeights& packed) {
+    const float* tables = make_tables(batch, some, weights, threads);
     parallel_for(some.count * parts, threads, [&](int64_t index) {
       const int64_t b = some.first + index / parts;
+      const float* own = tables;
+      if (own != nullptr) own += index / parts * table_floats(batch.field, batch.grid);
       const int64_t first = std::min(batch.count, index % parts * samples);
       float* row = sums == nullptr ? nullptr : sums + (some.first * parts + index) * parameters;
       if (row != nullptr) std::fill_n(row, parameters, 0.0f);
-      body(b, first, std::min(samples, batch.count - first), packed.of(b), row);
+      body(b, first, std::min(samples, batch.count - first), packed.of(b), own, row);
     });
   });
   if (grad_weights != nullptr && parts > 1) {
@@ -135,18 +168,26 @@ void backward(const Batch& batch, const float* weights, const float* coords, con
               float* grad_weights, float* grad_coords, int threads) {
   const Field& field = batch.field;
   over_parts(batch, weights, true, grad_weights, threads,
-             [&](int64_t b, int64_t first, int64_t count, const FieldWeights& own, float* row) {
+             [&](int64_t b, int64_t first, int64_t count, const FieldWeights& own,
+                 const float* tables, float* row) {
     const int64_t at = b * batch.count + first;
     FieldGradTask task;
     task.field = field;
     task.frequencies = batch.frequencies;
     task.weights = own;
     task.count = count;
-    task.coords = coords + (batch.shared ? first : at) * field.coord_dim;
+    task.coords = tables != nullptr ? nullptr
+                                    : coords + (batch.shared ? first : at) * field.coord_dim;
+    task.grid = batch.grid;
+    task.tables = tables;
+    task.first = first;
     task.grad = grad + at * field.out_dim;
     task.grad_weights = row;
     task.grad_coords = grad_coords == nullptr ? nullptr : grad_coords + at * field.coord_dim;
-    task.scratch = t_scratch.floats(task_backward_floats(field));
+    const int64_t of_tables = tables == nullptr ? 0 : table_floats(field, batch.grid);
+    task.table_grads = t_scratch.floats(of_tables + task_backward_floats(field));
+    task.scratch = task.table_grads + of_tables;
+    std::fill_n(task.table_grads, of_tables, 0.0f);
     GINR_SIMD_CALL(field_backward, task);
   });
 }
@@ -155,7 +196,8 @@ void second(const Batch& batch, const float* weights, const float* along, const 
             const float* grad, float* grad_grad, float* grad_weights, int threads) {
   const Field& field = batch.field;
   over_parts(batch, weights, false, grad_weights, threads,
-             [&](int64_t b, int64_t first, int64_t count, const FieldWeights& own, float* row) {
+             [&](int64_t b, int64_t first, int64_t count, const FieldWeights& own,
+                 const float*, float* row) {
     const int64_t at = b * batch.count + first;
     FieldSecondTask task;
     task.field = field;

@@ -17,6 +17,7 @@ struct Batch {
   int64_t batch;
   int64_t count;        // N
   bool shared;          // coordinates are (1, N, d), otherwise (B, N, d)
+  FieldGrid grid;       // or those of a grid of N points, and `coords` are its axes
   int64_t weight_row;   // from one instance's weights to the next
 };
 

@@ -4,6 +4,25 @@
 namespace ginr {
 namespace GINR_SIMD {
 
+namespace {
+
+// The points of a task's block, as a grid's or gathered into `block`.
+template <class Task>
+inline Points points_of(const Task& task, int64_t first, int64_t count, float* block) {
+  if (task.coords == nullptr) {
+    return {nullptr, &task.grid, task.tables, task.first + first, count};
+  }
+  gather(task.coords + first * task.field.coord_dim, task.field.coord_dim, count, block);
+  return {block};
+}
+
+}  // namespace
+
+void field_table(const TableTask& task) {
+  table_block(task.field, task.frequencies, task.weights, {task.axis, task.count, task.positions},
+              task.table, task.scratch);
+}
+
 void field_forward(const FieldTask& task) {
   const Field& field = task.field;
   float* coords = task.scratch;
@@ -11,8 +30,8 @@ void field_forward(const FieldTask& task) {
   float* scratch = out + field.out_dim * kSamples;
   for (int64_t first = 0; first < task.count; first += kSamples) {
     const int64_t count = task.count - first < kSamples ? task.count - first : kSamples;
-    gather(task.coords + first * field.coord_dim, field.coord_dim, count, coords);
-    forward_block(field, task.frequencies, task.weights, coords, out, scratch);
+    forward_block(field, task.frequencies, task.weights, points_of(task, first, count, coords),
+                  out, scratch);
     scatter(out, field.out_dim, count, task.out + first * field.out_dim);
   }
 }
@@ -28,15 +47,21 @@ void field_backward(const FieldGradTask& task) {
   float* scratch = kept.base + kept_floats(field);
   for (int64_t first = 0; first < task.count; first += kSamples) {
     const int64_t count = task.count - first < kSamples ? task.count - first : kSamples;
-    gather(task.coords + first * field.coord_dim, field.coord_dim, count, coords);
+    const Points points = points_of(task, first, count, coords);
     gather(task.grad + first * field.out_dim, field.out_dim, count, grad);
-    forward_block_keeping(field, task.frequencies, task.weights, coords, out, slope, kept,
+    forward_block_keeping(field, task.frequencies, task.weights, points, out, slope, kept,
                           scratch);
     float* wanted = task.grad_coords == nullptr ? nullptr : grad_coords;
-    backward_block(field, task.frequencies, task.weights, slope, kept, grad,
-                   task.grad_weights, wanted, scratch);
+    backward_block(field, task.frequencies, task.weights, points, slope, kept, grad,
+                   task.grad_weights, task.table_grads, wanted, scratch);
     if (wanted == nullptr) continue;
     scatter(grad_coords, field.coord_dim, count, task.grad_coords + first * field.coord_dim);
+  }
+  if (task.coords != nullptr || task.grad_weights == nullptr) return;
+  for (int64_t block = 0; block < table_blocks(task.grid); ++block) {
+    table_block_backward(field, task.frequencies, places_of_block(task.grid, block),
+                         task.table_grads + block * field.width * kSamples, task.grad_weights,
+                         scratch);
   }
 }
 
@@ -55,7 +80,7 @@ void field_second(const FieldSecondTask& task) {
     const int64_t count = task.count - first < kSamples ? task.count - first : kSamples;
     gather(task.coords + first * field.coord_dim, field.coord_dim, count, coords);
     gather(task.grad + first * field.out_dim, field.out_dim, count, grad);
-    forward_block_keeping(field, task.frequencies, task.weights, coords, out, slope, kept, room);
+    forward_block_keeping(field, task.frequencies, task.weights, {coords}, out, slope, kept, room);
     tangent_block(field, task.weights.row, task.along, slope, kept, tangents);
     scatter(tangents.after(last), field.out_dim, count, task.grad_grad + first * field.out_dim);
     if (task.grad_weights == nullptr) continue;

@@ -19,6 +19,14 @@ struct Frequencies {
   const float* low;
 };
 
+// Points on a grid, the last axis fastest: its positions, axis after axis. dims 0: there is none.
+constexpr int64_t kMostGridDims = 4;
+struct FieldGrid {
+  int64_t dims;
+  int64_t shape[kMostGridDims];
+  const float* axes;
+};
+
 // An instance's weights: the packed row, and what the path amx has of it besides; null: nothing.
 struct FieldWeights {
   const float* row;
@@ -52,7 +60,10 @@ struct FieldTask {
   Field field;
   Frequencies frequencies;
   FieldWeights weights;
-  const float* coords;   // (count, d)
+  const float* coords;  // (count, d); or null, then
+  FieldGrid grid;       // a grid's points from number `first` on, by
+  const float* tables;  // its tables (grid.h)
+  int64_t first;
   int64_t count;
   float* out;      // (count, out_dim)
   float* scratch;  // field_forward: task_forward_floats
@@ -62,11 +73,15 @@ struct FieldGradTask {
   Field field;
   Frequencies frequencies;
   FieldWeights weights;
-  const float* coords;
+  const float* coords;  // or null: as above
+  FieldGrid grid;
+  const float* tables;
+  int64_t first;
   const float* grad;  // (count, out_dim)
   int64_t count;
   float* grad_weights;  // (P), added to; or null
-  float* grad_coords;   // (count, d), written; or null
+  float* grad_coords;   // (count, d), written; or null, as always for a grid
+  float* table_grads;   // for a grid and grad_weights: table_floats
   float* scratch;       // task_backward_floats
 };
 
@@ -109,7 +124,22 @@ void field_forward_bf16(const FieldTask& task, const uint16_t* weights);
 }
 #endif
 
+// A block of an instance's tables; see grid.h.
+struct TableTask {
+  Field field;
+  Frequencies frequencies;
+  const float* weights;  // packed row
+  int64_t axis, count;   // at most kFieldSamples places of an axis
+  const float* positions;
+  float* table;    // [width][kFieldSamples]
+  float* scratch;  // table_scratch
+};
+GINR_INLINE int64_t table_scratch(const Field& field) {
+  return (1 + 3 * field.frequencies) * kFieldSamples;
+}
+
 GINR_DECLARE_SIMD(
+  void field_table(const TableTask& task);
   void field_forward(const FieldTask& task);
   void field_backward(const FieldGradTask& task);
   void field_second(const FieldSecondTask& task);

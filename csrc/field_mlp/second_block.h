@@ -99,8 +99,8 @@ inline void second_block(const Field& field, const float* weights, const float* 
       (slope * upper).store(first + i);
     }
     float* into = grad_weights + field.weight(l);
-    add_outer(second, rows, kept.input(l), columns, turned, into);
-    if (l > 0) add_outer(first, rows, tangents.after(l - 1), columns, turned, into);
+    add_outer(second, rows, kept.input(l), columns, turned, into, columns);
+    if (l > 0) add_outer(first, rows, tangents.after(l - 1), columns, turned, into, columns);
     if (field.bias) add_row_sums(second, rows, grad_weights + field.bias_at(l));
     if (l == 0) return;
     times<false>(weights + field.weight(l), columns, rows, true, second, nullptr, next_second);

@@ -56,7 +56,7 @@ void render_forward(const RenderTask& task) {
                   task.first_ray + static_cast<uint64_t>(first), rays, samples, coords);
     for (int64_t b = 0; b < whole_blocks(rays * r.samples); ++b) {
       float* of_block = values + b * field.out_dim * kSamples;
-      forward_block(field, task.frequencies, task.weights, coords + b * 3 * kSamples, of_block,
+      forward_block(field, task.frequencies, task.weights, {coords + b * 3 * kSamples}, of_block,
                     scratch);
       activate(r, channels, of_block, b * kSamples, samples);
     }
@@ -91,7 +91,7 @@ void render_forward_sparse(const RenderTask& task, const Occupancy& occupancy,
       for (int64_t c = 0; c < 3; ++c) queued[c * kSamples + i] = 0.0f;
       block.delta[i] = 0.0f;
     }
-    forward_block(field, task.frequencies, task.weights, queued, values, scratch);
+    forward_block(field, task.frequencies, task.weights, {queued}, values, scratch);
     activate(r, channels, values, 0, block);
     for (int64_t i = 0; i < count; ++i) {
       passed[sample_of[i]] = block.passed[i];
@@ -178,7 +178,7 @@ void render_backward(const RenderGradTask& task) {
                   samples, coords);
     fill(grads, 0, taken * out_block);
     for (int64_t b = 0; b < taken; ++b) {
-      forward_block_keeping(field, task.frequencies, task.weights, coords + b * 3 * kSamples,
+      forward_block_keeping(field, task.frequencies, task.weights, {coords + b * 3 * kSamples},
                             values + b * out_block, slopes + b * out_block,
                             {field, kept + b * kept_floats(field)}, scratch);
     }
@@ -195,8 +195,9 @@ void render_backward(const RenderGradTask& task) {
     }
     for (int64_t b = 0; b < taken; ++b) {
       activate_backward(r, channels, values + b * out_block, grads + b * out_block);
-      backward_block(field, task.frequencies, task.weights, slopes + b * out_block, {field, kept + b * kept_floats(field)},
-                     grads + b * out_block, task.grad_weights,
+      backward_block(field, task.frequencies, task.weights, {coords + b * 3 * kSamples},
+                     slopes + b * out_block, {field, kept + b * kept_floats(field)},
+                     grads + b * out_block, task.grad_weights, nullptr,
                      task.grad_origins == nullptr ? nullptr : grad_coords + b * 3 * kSamples,
                      scratch);
     }

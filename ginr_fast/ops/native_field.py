@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -57,6 +58,35 @@ def field(spec: FieldSpec) -> _C.Field:
     )
 
 
+# Axes of a grid that the CPU kernels take, and the fewest points that repay the tables.
+_GRID_DIMS = (2, 3, 4)
+_SHORTEST_LAST_AXIS = 16
+_LONGEST_AXES = 1 << 14
+_POINTS_PER_PLACE = 4
+
+
+def takes_grid(spec: FieldSpec, grid: Sequence[int], weights: Tensor) -> bool:
+    """Whether the first layer is faster as a sum of tables, one an axis of a grid.
+
+    Args:
+        spec: what the fields are.
+        grid: how many places each axis has.
+        weights: of the fields.
+    """
+    return (
+        spec.encoding is not None
+        and weights.device.type == "cpu"
+        and not _takes_bfloat16(spec, weights.dtype)
+        and len(grid) in _GRID_DIMS
+        and grid[-1] >= _SHORTEST_LAST_AXIS
+        and sum(grid) <= min(_LONGEST_AXES, math.prod(grid) // _POINTS_PER_PLACE)
+    )
+
+
+def _takes_bfloat16(spec: FieldSpec, dtype: torch.dtype) -> bool:
+    return dtype == torch.bfloat16 and "sine" not in (spec.activation, spec.out_activation)
+
+
 def plain(tensor: Tensor) -> Tensor:
     """As the extension takes it: float32 and contiguous."""
     return tensor.float().contiguous()
@@ -67,15 +97,16 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def forward(coords: Tensor, weights: Tensor, spec: FieldSpec) -> Tensor:
-    """``(B or 1, N, d)`` and ``(B, P)`` to ``(B, N, out)``, none of them empty."""
+def forward(coords: Tensor, weights: Tensor, spec: FieldSpec, grid: Sequence[int] = ()) -> Tensor:
+    """``(B or 1, N, d)`` and ``(B, P)`` to ``(B, N, out)``, none of them empty; for a ``grid`` that
+    :func:`takes_grid`, the coordinates are its axes, one after the other."""
     if weights.is_cuda:
         return native_cuda.field_forward(coords, weights, spec, field(spec))
     dtype = weights.dtype
     coords = plain(coords)
-    batch, count, shared = weights.shape[0], coords.shape[1], coords.shape[0] < weights.shape[0]
+    batch, count, shared = weights.shape[0], *_points(coords, weights, grid)
     threads = torch.get_num_threads()
-    if dtype == torch.bfloat16 and "sine" not in (spec.activation, spec.out_activation):
+    if _takes_bfloat16(spec, dtype):
         weights = weights.contiguous()
         out = weights.new_empty(batch, count, spec.out_dim)
         where = address(weights), address(coords), address(out)
@@ -84,19 +115,31 @@ def forward(coords: Tensor, weights: Tensor, spec: FieldSpec) -> Tensor:
     weights = plain(weights)
     out = weights.new_empty(batch, count, spec.out_dim)
     where = address(weights), address(coords), address(out)
-    _C.field_mlp_cpu_float32(field(spec), batch, count, shared, *where, threads)
+    _C.field_mlp_cpu_float32(field(spec), batch, count, shared, list(grid), *where, threads)
     return out.to(dtype)
 
 
+def _points(coords: Tensor, weights: Tensor, grid: Sequence[int]) -> tuple[int, bool]:
+    """How many points an instance has, and whether all share them."""
+    if grid:
+        return math.prod(grid), True
+    return coords.shape[1], coords.shape[0] < weights.shape[0]
+
+
 def backward(
-    grad: Tensor, coords: Tensor, weights: Tensor, spec: FieldSpec, needed: Sequence[str]
+    grad: Tensor,
+    coords: Tensor,
+    weights: Tensor,
+    spec: FieldSpec,
+    needed: Sequence[str],
+    grid: Sequence[int] = (),
 ) -> dict[str, Tensor]:
-    """Gradients for those of ``coords`` and ``weights`` that are needed; nothing is empty."""
+    """Gradients for those of ``coords`` and ``weights`` that are needed; nothing is empty. A
+    ``grid`` as for :func:`forward`; then those of the weights alone can be had."""
     if weights.is_cuda:
         return native_cuda.field_backward(grad, coords, weights, spec, field(spec), needed)
-    shared = coords.shape[0] < weights.shape[0]
+    batch, count, shared = weights.shape[0], *_points(coords, weights, grid)
     grad, coords, weights = plain(grad), plain(coords), plain(weights)
-    batch, count = weights.shape[0], coords.shape[1]
     grads = {}
     if "weights" in needed:
         grads["weights"] = torch.empty_like(weights)
@@ -107,6 +150,7 @@ def backward(
         batch,
         count,
         shared,
+        list(grid),
         address(weights),
         address(coords),
         address(grad),

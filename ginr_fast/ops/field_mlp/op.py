@@ -18,7 +18,7 @@ from ginr_fast.ops.field_mlp import blocked, reference
 from ginr_fast.profiling import annotate
 
 _ARGUMENTS = ("coords", "weights", "directions")
-_SETTINGS = "str spec, str backend"
+_SETTINGS = "int[] grid, str spec, str backend"
 _TENSORS = "Tensor coords, Tensor weights, Tensor? directions"
 _COORDS = 1  # place of the coordinates among the arguments of the backward
 
@@ -73,9 +73,6 @@ def field_mlp(
     coord_dim = len(grid_shape) or points.shape[-1]
     if coord_dim != spec.coord_dim:
         raise ValueError(f"coords: expected {spec.coord_dim} components, got {coord_dim}")
-    points = written_out(points, grid_shape)
-    if weights.dtype != torch.float64:
-        points = points.float()
     views = _checked_directions(directions, spec, shape, weights)
     refused = {
         "native": native_field.refusal(spec, batch, weights.dtype, weights.device),
@@ -83,18 +80,33 @@ def field_mlp(
             weights.device, triton_backend.field_refusal(spec, weights.dtype, weights.device)
         ),
     }
-    if blocked.outruns_native(spec, points.shape[1], weights.dtype, weights.device):
+    count = math.prod(grid_shape) if grid_shape else points.shape[1]
+    if blocked.outruns_native(spec, count, weights.dtype, weights.device):
         refused = {"blocked": None, **refused}
     backend = dispatch.choose("field_mlp", refused)
+    grid: list[int] = []
+    if (
+        backend == "native"
+        and not torch.compiler.is_compiling()
+        and native_field.takes_grid(spec, grid_shape, weights)
+    ):
+        grid = grid_shape
+    else:
+        points = written_out(points, grid_shape)
+    if weights.dtype != torch.float64:
+        points = points.float()
     if dispatch.recording():
-        multiply_adds = sum(rows * columns for rows, columns in spec.layer_shapes)
-        flops = 2 * batch * points.shape[1] * multiply_adds
+        layers = [rows * columns for rows, columns in spec.layer_shapes]
+        naive = flops = 2 * batch * count * sum(layers)
+        if grid:  # the first layer at the places of every axis, each with its part of the columns
+            flops -= 2 * batch * layers[0] * (count - sum(grid) // len(grid))
         reasons = {name: reason for name, reason in refused.items() if reason is not None}
-        dispatch.record(dispatch.Plan("field_mlp", backend, (), flops, flops, reasons))
+        folded = ("first layer",) if grid else ()
+        dispatch.record(dispatch.Plan("field_mlp", backend, folded, flops, naive, reasons))
     if backend == "reference":
         out = reference.field_mlp(points, weights, spec, views)
     else:
-        out = _forward_op(points, weights, views, spec.key, backend)
+        out = _forward_op(points, weights, views, grid, spec.key, backend)
     return out.reshape(*shape, spec.out_dim)
 
 
@@ -128,8 +140,9 @@ def _checked_directions(
     return views.double() if weights.dtype == torch.float64 else views.float()
 
 
-def _empty(weights: Tensor, coords: Tensor, spec: FieldSpec) -> Tensor:
-    return weights.new_empty(weights.shape[0], coords.shape[1], spec.out_dim)
+def _empty(weights: Tensor, coords: Tensor, grid: Sequence[int], spec: FieldSpec) -> Tensor:
+    count = math.prod(grid) if grid else coords.shape[1]
+    return weights.new_empty(weights.shape[0], count, spec.out_dim)
 
 
 def _present(tensor: Tensor | None) -> Tensor:
@@ -139,15 +152,21 @@ def _present(tensor: Tensor | None) -> Tensor:
 
 @annotate("field_mlp")
 def _forward(
-    coords: Tensor, weights: Tensor, directions: Tensor | None, spec: str, backend: str
+    coords: Tensor,
+    weights: Tensor,
+    directions: Tensor | None,
+    grid: Sequence[int],
+    spec: str,
+    backend: str,
 ) -> Tensor:
     field = FieldSpec.from_key(spec)
-    if weights.shape[0] * coords.shape[1] == 0:
-        return _empty(weights, coords, field)
-    coords = shared_if_repeated(coords, ())
+    empty = _empty(weights, coords, grid, field)
+    if empty.shape[0] * empty.shape[1] == 0:
+        return empty
+    coords = shared_if_repeated(coords, grid)
     with torch.autocast(weights.device.type, enabled=False):
         if backend == "native":
-            return native_field.forward(coords, weights, field)
+            return native_field.forward(coords, weights, field, grid)
         if backend == "triton":
             from ginr_fast.ops.field_mlp import kernels
 
@@ -161,6 +180,7 @@ def _backward(
     coords: Tensor,
     weights: Tensor,
     directions: Tensor | None,
+    grid: Sequence[int],
     spec: str,
     backend: str,
     needed: Sequence[str],
@@ -170,10 +190,10 @@ def _backward(
     if grad.numel() == 0:
         return [torch.zeros_like(_present(named[name])) for name in needed]
     if "coords" not in needed:
-        coords = shared_if_repeated(coords, ())
+        coords = shared_if_repeated(coords, grid)
     with torch.autocast(weights.device.type, enabled=False):
         if backend == "native":
-            grads = native_field.backward(grad, coords, weights, field, needed)
+            grads = native_field.backward(grad, coords, weights, field, needed, grid)
         elif backend == "triton":
             from ginr_fast.ops.field_mlp import kernels
 
@@ -219,9 +239,14 @@ _second_op = torch.library.custom_op(
 
 @_forward_op.register_fake
 def _(
-    coords: Tensor, weights: Tensor, directions: Tensor | None, spec: str, backend: str
+    coords: Tensor,
+    weights: Tensor,
+    directions: Tensor | None,
+    grid: Sequence[int],
+    spec: str,
+    backend: str,
 ) -> Tensor:
-    return _empty(weights, coords, FieldSpec.from_key(spec))
+    return _empty(weights, coords, grid, FieldSpec.from_key(spec))
 
 
 @_backward_op.register_fake
@@ -230,6 +255,7 @@ def _(
     coords: Tensor,
     weights: Tensor,
     directions: Tensor | None,
+    grid: Sequence[int],
     spec: str,
     backend: str,
     needed: Sequence[str],
@@ -244,12 +270,12 @@ def _(along: Tensor, grad: Tensor, coords: Tensor, weights: Tensor, spec: str) -
 
 
 def _setup_forward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    *tensors, ctx.spec, ctx.backend = inputs
+    *tensors, ctx.grid, ctx.spec, ctx.backend = inputs
     _save(ctx, tensors)
 
 
 def _setup_backward(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
-    *tensors, ctx.spec, ctx.backend, ctx.needed = inputs
+    *tensors, ctx.grid, ctx.spec, ctx.backend, ctx.needed = inputs
     _save(ctx, tensors)
 
 
@@ -265,9 +291,10 @@ def _saved(ctx: Any) -> list[Any]:
 
 def _forward_autograd(ctx: Any, grad: Tensor) -> tuple:
     needed = [n for n, wanted in zip(_ARGUMENTS, ctx.needs_input_grad, strict=False) if wanted]
-    grads = _backward_op(grad.contiguous(), *_saved(ctx), ctx.spec, ctx.backend, needed)
+    settings = ctx.grid, ctx.spec, ctx.backend
+    grads = _backward_op(grad.contiguous(), *_saved(ctx), *settings, needed)
     found = dict(zip(needed, grads, strict=True))
-    return (*(found.get(name) for name in _ARGUMENTS), None, None)
+    return (*(found.get(name) for name in _ARGUMENTS), None, None, None)
 
 
 def _backward_autograd(ctx: Any, tangents: Sequence[Tensor | None]) -> tuple:
@@ -275,6 +302,8 @@ def _backward_autograd(ctx: Any, tangents: Sequence[Tensor | None]) -> tuple:
     asked = [
         index for index, wanted in enumerate(ctx.needs_input_grad[: len(ctx.present)]) if wanted
     ]
+    # An empty list is taken for one of tensors.
+    of_settings: tuple = (None if ctx.grid else [], None, None, None)
     if (
         ctx.backend == "native"
         and ctx.needed == ["weights"]
@@ -284,8 +313,9 @@ def _backward_autograd(ctx: Any, tangents: Sequence[Tensor | None]) -> tuple:
         and tangents[0].device.type == "cpu"
     ):
         grad, coords, weights, _ = _saved(ctx)
+        coords = written_out(coords, ctx.grid)
         of_grad, of_weights = _second_op(tangents[0], grad, coords, weights, ctx.spec)
-        return (of_grad, None, of_weights, None, None, None, None)
+        return (of_grad, None, of_weights, None, *of_settings)
     with torch.enable_grad():
         # Views, because an argument may be a function of another, or the same tensor twice.
         views: list[Any] = [None if t is None else t.view_as(t) for t in _saved(ctx)]
@@ -293,7 +323,8 @@ def _backward_autograd(ctx: Any, tangents: Sequence[Tensor | None]) -> tuple:
             if view is not None and not view.requires_grad:
                 view.requires_grad_()
         grad, coords, weights, directions = views
-        values = reference.field_mlp(coords, weights, FieldSpec.from_key(ctx.spec), directions)
+        points = written_out(coords, ctx.grid)
+        values = reference.field_mlp(points, weights, FieldSpec.from_key(ctx.spec), directions)
         named = dict(zip(_ARGUMENTS, views[1:], strict=True))
         gradients = torch.autograd.grad(
             values, [named[name] for name in ctx.needed], grad, create_graph=True
@@ -307,7 +338,7 @@ def _backward_autograd(ctx: Any, tangents: Sequence[Tensor | None]) -> tuple:
         allow_unused=True,
     )
     found = dict(zip(asked, seconds, strict=True))
-    return (*(found.get(index) for index in range(len(views))), None, None, None)
+    return (*(found.get(index) for index in range(len(views))), *of_settings)
 
 
 _forward_op.register_autograd(_forward_autograd, setup_context=_setup_forward)

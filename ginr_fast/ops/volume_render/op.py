@@ -175,13 +175,14 @@ def _checked_seed(seed: Seed | None, weights: Tensor) -> tuple[int | None, Tenso
     """A seed's number, and the numbers of the first rays if it has them, where the weights are."""
     if seed is None:
         return None, None
-    number, first_rays = seed if isinstance(seed, RaySeed) else (seed, None)
+    number = seed.seed if isinstance(seed, RaySeed) else seed
     if not isinstance(number, int) or isinstance(number, bool):
         raise TypeError(f"seed: expected an integer, a RaySeed or None, got {number!r}")
     if not 0 <= number < 1 << 63:
         raise ValueError(f"seed: expected 0 to 2^63 - 1, got {number}")
     if not isinstance(seed, RaySeed):
         return number, None
+    first_rays = seed.first_rays
     check_tensor("first_rays", first_rays, (weights.shape[0],), dtypes=(torch.int64,))
     if first_rays.device.type != "cpu":
         check_tensor("first_rays", first_rays, ("B",), device=weights.device)

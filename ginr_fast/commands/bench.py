@@ -165,8 +165,9 @@ rival ran once; speed-ups are ratios of medians.
 - *vs compiled*: over `torch.compile` of it, in float32.
 - *vs matmul*: over one matrix product a parameter.
 - *efficiency*: minimal exact FLOPs (recomputation not counted) over time and the peak of the
-  fastest matrix product in reach in that run; *vs torch.mm peak*: over that of `torch.mm`, which in
-  float32 may be much slower, so that the figure can exceed 1.
+  fastest matrix product in reach in that run, which wide fields on AMX's tiles may exceed; *vs
+  torch.mm peak*: over that of `torch.mm`, which in float32 may be much slower, so that the figure
+  can exceed 1.
 - *memory of eager's*: peak memory above the inputs, as a fraction of eager's.
 - *float32, high*: ours under `torch.set_float32_matmul_precision("high")`, where a processor with
   AMX computes float32 products as three bfloat16 products; rivals as everywhere.

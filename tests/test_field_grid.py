@@ -16,7 +16,7 @@ from ginr_fast.ops import native, native_field
 ENCODING = FourierEncoding.log_spaced(5, 20.0)
 USABLE = native.build_info()["cpu_paths_usable"]
 PATHS = [*NATIVE, *(["native amx"] if "amx" in USABLE else [])]
-SHAPES = [(40, 16), (9, 70), (33, 129), (1, 3, 5, 64), (6, 5, 17), (200, 16)]
+SHAPES = [(40, 16), (10, 70), (33, 129), (1, 3, 5, 64), (6, 5, 17), (200, 16)]
 SPECS = {
     "relu": {"hidden_dim": 21},
     "sine": {"hidden_dim": 16, "activation": "sine", "w0": 2.0},
@@ -64,7 +64,7 @@ def test_what_is_written_out() -> None:
     def taken(shape: tuple[int, ...], spec: FieldSpec = spec, weights: Tensor = weights) -> bool:
         return native_field.takes_grid(spec, shape, weights)
 
-    assert taken((8, 16)) and not taken((5, 16)) and not taken((64, 15))
+    assert taken((16, 16)) and not taken((15, 16)) and not taken((64, 15))
     assert not taken((256,)) and not taken((2, 2, 2, 2, 64))
     assert not taken((1 << 14, 16)) and taken(((1 << 14) - 16, 16))
     assert not taken((64, 64), make_spec())  # without an encoding
@@ -112,6 +112,40 @@ def test_gradients_of_gradients_and_of_axes() -> None:
     exact = results("reference", torch.float64)
     for found, wanted in zip(results(NATIVE[-1], torch.float32), exact, strict=True):
         assert relative_error(found, wanted) <= 1e-4
+
+
+def test_the_operator_itself_takes_no_other_grids() -> None:
+    spec = make_spec(encoding=ENCODING)
+    weights, places = make_weights(spec, 2), torch.rand(34)
+
+    def call(places: Tensor, weights: Tensor, grid: list[int]) -> Tensor:
+        return torch.ops.ginr_fast.field_mlp(places, weights, None, grid, spec.key, "native")
+
+    assert call(places, weights, [18, 16]).shape == (2, 288, 3)
+    for wrong in ((places[:20], weights), (places, weights.bfloat16())):
+        with pytest.raises(ValueError, match="^grid: expected one that takes_grid, and its axes"):
+            call(*wrong, [18, 16])
+    with pytest.raises(ValueError, match="^coords: expected points where their gradient"):
+        torch.ops.ginr_fast.field_mlp_backward(
+            torch.rand(2, 288, 3), places, weights, None, [18, 16], spec.key, "native", ["coords"]
+        )
+
+
+@pytest.mark.parametrize("batch", [1, 40])
+def test_long_axes_and_many_instances(batch: int) -> None:
+    # Parts of the gradient that reach some of the tables' blocks, and more tables than 32 MB.
+    spec = make_spec(encoding=ENCODING, hidden_dim=64, activation="none")
+    where, weights = axes((9, 4000)), make_weights(spec, batch)
+    points = where.tensor().double().unsqueeze(0)
+    with engine("blocked"):
+        leaf = weights.double().requires_grad_()
+        exact = ginr_fast.field_mlp(points, leaf, spec)
+        cotangent = torch.linspace(-1, 2, exact.numel()).view_as(exact).double()
+        (of_weights,) = torch.autograd.grad(exact, leaf, cotangent)
+    for path in PATHS[-2:]:
+        values, found = run(path, where, weights, spec)
+        assert relative_error(values, exact.detach()) <= 2e-6
+        assert relative_error(found, of_weights) <= 1e-5
 
 
 def test_nan_stays_where_it_is() -> None:

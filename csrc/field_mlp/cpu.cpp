@@ -46,6 +46,13 @@ void sum_parts(const float* sums, int64_t batch, int64_t parts, int64_t paramete
 
 namespace {
 
+// How many instances have their tables at a time, by 32 MB of them or an instance a thread.
+int64_t tables_together(const Batch& batch, int threads) {
+  constexpr int64_t kTableFloats = 8 << 20;
+  if (batch.grid.dims == 0) return std::max<int64_t>(1, batch.batch);
+  return std::max<int64_t>(threads, kTableFloats / table_floats(batch.field, batch.grid));
+}
+
 // The tables of instances on a batch's grid, (count, table_floats); null where there is no grid.
 // They stay valid until the calling thread asks for others.
 const float* make_tables(const Batch& batch, const Instances& some, const float* weights,
@@ -96,6 +103,7 @@ void over_samples(const Batch& batch, const Instances& some, const float* coords
 void forward(const Batch& batch, const float* weights, const float* coords, float* out,
              int threads) {
   over_weights(batch.field, weights, batch.batch, batch.count, false, threads,
+               tables_together(batch, threads),
                [&](const Instances& some, const PackedWeights& packed) {
     const float* tables = make_tables(batch, some, weights, threads);
     over_samples(batch, some, coords, task_forward_floats(batch.field), threads,
@@ -130,8 +138,8 @@ bool forward_bf16(const Batch& batch, const uint16_t* weights, const float* coor
 namespace {
 
 // Cuts the samples of every instance into parts and calls body(instance, first, count, its weights,
-// its tables, row), where `row` is what the part adds its weight gradient to, or null; then sums the
-// parts.
+// its tables, row), where `row` is what the part adds its weight gradient to, or null; then sums
+// the parts.
 template <class Body>
 void over_parts(const Batch& batch, const float* weights, bool transposed, float* grad_weights,
                 int threads, const Body& body) {
@@ -145,6 +153,7 @@ void over_parts(const Batch& batch, const float* weights, bool transposed, float
     sums = t_sums.floats(batch.batch * parts * parameters);
   }
   over_weights(batch.field, weights, batch.batch, batch.count, transposed, threads,
+               tables_together(batch, threads),
                [&](const Instances& some, const PackedWeights& packed) {
     const float* tables = make_tables(batch, some, weights, threads);
     parallel_for(some.count * parts, threads, [&](int64_t index) {
@@ -187,7 +196,11 @@ void backward(const Batch& batch, const float* weights, const float* coords, con
     const int64_t of_tables = tables == nullptr ? 0 : table_floats(field, batch.grid);
     task.table_grads = t_scratch.floats(of_tables + task_backward_floats(field));
     task.scratch = task.table_grads + of_tables;
-    std::fill_n(task.table_grads, of_tables, 0.0f);
+    const int64_t of_block = field.width * kFieldSamples;
+    for (int64_t block = 0; block * of_block < of_tables; ++block) {
+      if (!reaches(batch.grid, block, first, count)) continue;
+      std::fill_n(task.table_grads + block * of_block, of_block, 0.0f);
+    }
     GINR_SIMD_CALL(field_backward, task);
   });
 }

@@ -59,6 +59,7 @@ void field_backward(const FieldGradTask& task) {
   }
   if (task.coords != nullptr || task.grad_weights == nullptr) return;
   for (int64_t block = 0; block < table_blocks(task.grid); ++block) {
+    if (!reaches(task.grid, block, task.first, task.count)) continue;
     table_block_backward(field, task.frequencies, places_of_block(task.grid, block),
                          task.table_grads + block * field.width * kSamples, task.grad_weights,
                          scratch);

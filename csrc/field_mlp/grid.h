@@ -44,4 +44,19 @@ GINR_INLINE TablePlaces places_of_block(const FieldGrid& grid, int64_t block) {
   return {axis, left < kFieldSamples ? left : kFieldSamples, positions + first};
 }
 
+// Whether points first .. first + count of a grid have places in a block of its tables.
+GINR_INLINE bool reaches(const FieldGrid& grid, int64_t block, int64_t first, int64_t count) {
+  if (count <= 0) return false;
+  int64_t axis = 0, inner = 1;
+  for (; block >= axis_blocks(grid, axis); ++axis) block -= axis_blocks(grid, axis);
+  for (int64_t a = axis + 1; a < grid.dims; ++a) inner *= grid.shape[a];
+  const int64_t size = grid.shape[axis];
+  const int64_t low = first / inner, high = (first + count - 1) / inner;
+  if (high - low + 1 >= size) return true;  // once around
+  const int64_t from = low % size, to = high % size;
+  const int64_t begin = block * kFieldSamples;
+  const int64_t end = begin + kFieldSamples < size ? begin + kFieldSamples : size;
+  return from <= to ? from < end && begin <= to : from < end || begin <= to;
+}
+
 }  // namespace ginr

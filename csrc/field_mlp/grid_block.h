@@ -56,8 +56,15 @@ inline void add_to_tables(const FieldGrid& grid, int64_t width, const float* d, 
     for (int64_t r = 0; r < width; ++r) {
       const float* from = d + r * kSamples + s;
       float* to = tables + at[last] + r * kSamples;
-      float total = 0.0f;
-      for (int64_t k = 0; k < n; ++k) {
+      Floats sums = all(0.0f);
+      int64_t k = 0;
+      for (; k + Floats::width <= n; k += Floats::width) {
+        const Floats some = Floats::load(from + k);
+        (Floats::load(to + k) + some).store(to + k);
+        sums = sums + some;
+      }
+      float total = sums.sum();
+      for (; k < n; ++k) {
         to[k] += from[k];
         total += from[k];
       }

@@ -37,11 +37,11 @@ class PackedWeights {
 // How many instances of a batch are packed together: 64 MB of weights, or an instance a thread.
 int64_t packed_together(const Field& field, int64_t batch, int64_t samples, int threads);
 
-// Calls body(instances, their weights) until the batch is done.
+// Calls body(instances, their weights) until the batch is done, for at most `most` at a time.
 template <class Body>
 void over_weights(const Field& field, const float* rows, int64_t batch, int64_t samples,
-                  bool transposed, int threads, const Body& body) {
-  const int64_t together = packed_together(field, batch, samples, threads);
+                  bool transposed, int threads, int64_t most, const Body& body) {
+  const int64_t together = std::min(most, packed_together(field, batch, samples, threads));
   for (int64_t first = 0; first < batch; first += together) {
     const Instances some{first, std::min(together, batch - first)};
     body(some, PackedWeights(field, rows, some, samples, transposed, threads));

@@ -39,7 +39,8 @@ void forward(const Batch& batch, const Occupancy& occupancy, const float* weight
   const int64_t rays = task_rays(samples, sparse ? kSparseSamples : kTaskSamples, together);
   const int64_t tasks = divided(batch.rays, rays);
   field_mlp::cpu::over_weights(field, weights, batch.batch, batch.rays * samples, false, threads,
-               [&](const Instances& some, const PackedWeights& packed) {
+                               batch.batch,
+                               [&](const Instances& some, const PackedWeights& packed) {
     parallel_for(some.count * tasks, threads, [&](int64_t index) {
       const int64_t b = some.first + index / tasks, first = index % tasks * rays;
       const int64_t ray = b * batch.rays + first;
@@ -80,7 +81,8 @@ void backward(const Batch& batch, const float* weights, const float* origins,
     sums = t_sums.floats(batch.batch * parts * parameters);
   }
   field_mlp::cpu::over_weights(field, weights, batch.batch, batch.rays * samples, true, threads,
-               [&](const Instances& some, const PackedWeights& packed) {
+                               batch.batch,
+                               [&](const Instances& some, const PackedWeights& packed) {
     parallel_for(some.count * parts, threads, [&](int64_t index) {
       const int64_t b = some.first + index / parts;
       const int64_t first = std::min(batch.rays, index % parts * rays);

@@ -62,7 +62,7 @@ def field(spec: FieldSpec) -> _C.Field:
 _GRID_DIMS = (2, 3, 4)
 _SHORTEST_LAST_AXIS = 16
 _LONGEST_AXES = 1 << 14
-_POINTS_PER_PLACE = 4
+_POINTS_PER_PLACE = 8
 
 
 def takes_grid(spec: FieldSpec, grid: Sequence[int], weights: Tensor) -> bool:
@@ -104,7 +104,7 @@ def forward(coords: Tensor, weights: Tensor, spec: FieldSpec, grid: Sequence[int
         return native_cuda.field_forward(coords, weights, spec, field(spec))
     dtype = weights.dtype
     coords = plain(coords)
-    batch, count, shared = weights.shape[0], *_points(coords, weights, grid)
+    batch, count, shared = weights.shape[0], *_points(coords, weights, spec, grid)
     threads = torch.get_num_threads()
     if _takes_bfloat16(spec, dtype):
         weights = weights.contiguous()
@@ -119,9 +119,15 @@ def forward(coords: Tensor, weights: Tensor, spec: FieldSpec, grid: Sequence[int
     return out.to(dtype)
 
 
-def _points(coords: Tensor, weights: Tensor, grid: Sequence[int]) -> tuple[int, bool]:
+def _points(
+    coords: Tensor, weights: Tensor, spec: FieldSpec, grid: Sequence[int]
+) -> tuple[int, bool]:
     """How many points an instance has, and whether all share them."""
     if grid:
+        if coords.numel() != sum(grid) or not takes_grid(spec, grid, weights):
+            raise ValueError(
+                "grid: expected one that takes_grid, and its axes, one after the other"
+            )
         return math.prod(grid), True
     return coords.shape[1], coords.shape[0] < weights.shape[0]
 
@@ -138,7 +144,9 @@ def backward(
     ``grid`` as for :func:`forward`; then those of the weights alone can be had."""
     if weights.is_cuda:
         return native_cuda.field_backward(grad, coords, weights, spec, field(spec), needed)
-    batch, count, shared = weights.shape[0], *_points(coords, weights, grid)
+    batch, count, shared = weights.shape[0], *_points(coords, weights, spec, grid)
+    if grid and "coords" in needed:
+        raise ValueError("coords: expected points where their gradient is asked for, got a grid")
     grad, coords, weights = plain(grad), plain(coords), plain(weights)
     grads = {}
     if "weights" in needed:

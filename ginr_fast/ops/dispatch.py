@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch.autograd import forward_ad
+
 BACKENDS = ("reference", "blocked", "native", "triton")
 ENVIRONMENT_VARIABLE = "GINR_FAST_BACKEND"
 
@@ -109,8 +112,16 @@ def forced_backend() -> str | None:
     return _checked(name, ENVIRONMENT_VARIABLE) if name else None
 
 
+def _forward_mode() -> bool:
+    """Whether forward-mode differentiation is under way, as in ``torch.func.jvp``."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
 def choose(operator: str, candidates: Mapping[str, str | None]) -> str:
     """The backend that serves a call of ``operator``.
+
+    Forward-mode differentiation goes through the formula: PyTorch takes the result of an operator
+    without a rule for it as a constant, without a word.
 
     Args:
         operator: its name, for the error.
@@ -120,6 +131,12 @@ def choose(operator: str, candidates: Mapping[str, str | None]) -> str:
     Raises:
         BackendError: the forced backend cannot serve the call, or no backend can.
     """
+    if _forward_mode():
+        formula = "forward-mode differentiation goes through the formula"
+        candidates = {
+            name: reason if name == "reference" else reason or formula
+            for name, reason in candidates.items()
+        }
     forced = forced_backend()
     if forced is not None:
         reason = candidates.get(forced, "this operator has no such backend")

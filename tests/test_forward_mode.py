@@ -15,6 +15,7 @@ from weight_cases import group_counts, randn
 
 import ginr_fast
 from ginr_fast import BackendError
+from ginr_fast.decoders.squared_error import decoding_errors
 
 DOUBLE = torch.float64
 FIELD = make_spec(activation="sine", w0=2.0)
@@ -23,6 +24,7 @@ COORDS, RAYS = torch.rand(7, 2), torch.rand(2, 3, 3, dtype=DOUBLE)
 BASES = randn(*([3, *slot.shape] for slot in FIELD.slots), dtype=DOUBLE)
 GROUPS = group_counts(FIELD, 4)
 LOCALITY = locality_cases.make_decoder(**locality_cases.SMALL).double()
+TARGETS = torch.linspace(0, 1, 2 * 7 * LOCALITY.out_dim, dtype=DOUBLE).view(2, 7, -1)
 ANR = anr_cases.make_decoder(
     DOUBLE, coord_dim=2, out_dim=3, **{**anr_cases.SMALL, "threshold": 0.0}
 )
@@ -57,6 +59,10 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "group_weights": (grouped, torch.rand(2, GROUPS[0], FIELD.layer_shapes[0][1], dtype=DOUBLE)),
     "locality_decode": (
         lambda tokens: LOCALITY(COORDS, tokens),
+        locality_cases.make_tokens(2, 7, 11).double(),
+    ),
+    "locality_error": (
+        lambda tokens: decoding_errors(LOCALITY, COORDS, tokens, TARGETS),
         locality_cases.make_tokens(2, 7, 11).double(),
     ),
     "anr_decode": (

@@ -112,7 +112,7 @@ def forced_backend() -> str | None:
     return _checked(name, ENVIRONMENT_VARIABLE) if name else None
 
 
-def _forward_mode() -> bool:
+def forward_mode() -> bool:
     """Whether forward-mode differentiation is under way, as in ``torch.func.jvp``."""
     return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
@@ -131,7 +131,7 @@ def choose(operator: str, candidates: Mapping[str, str | None]) -> str:
     Raises:
         BackendError: the forced backend cannot serve the call, or no backend can.
     """
-    if _forward_mode():
+    if forward_mode():
         formula = "forward-mode differentiation goes through the formula"
         candidates = {
             name: reason if name == "reference" else reason or formula

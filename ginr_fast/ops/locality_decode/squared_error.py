@@ -169,6 +169,7 @@ def _serves(
     constant = (*parts, *(each for each in weights if each is not None), targets)
     return (
         dispatch.forced_backend() in (None, "blocked")
+        and not dispatch.forward_mode()
         and all(isinstance(each, Tensor) for each in (*constant, keys, values))
         and not any(each.requires_grad for each in constant)
         and all(each.device.type == "cpu" for each in (*constant, keys, values))
